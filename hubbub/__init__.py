@@ -1,0 +1,3 @@
+"""What every Hubbub process shares, and the command that starts them."""
+
+__version__ = "0.1.0"
