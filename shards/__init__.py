@@ -1,0 +1,1 @@
+"""The shards: each owns a subset of the connections. Pure decisions in `hub`, sockets in `connection`."""
