@@ -6,13 +6,14 @@ after every send as well.
 """
 
 import asyncio
+import hmac
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import zmq
-import zmq.auth
+from zmq.auth.thread import ThreadAuthenticator
 
 from hubbub.bus.link import Link, LinkState
 
@@ -29,26 +30,39 @@ class BusConfigurationError(Exception):
 
 
 class Curve(NamedTuple):
-    """CURVE keys for tcp: the broker's public key, and this process's pair."""
+    """CURVE keys for tcp, in Z85: the peers' public key, one's own secret key, for peers the broker's public key."""
 
-    server: bytes
-    public: bytes
+    peer: bytes
     secret: bytes
+    broker: bytes
 
 
 def load_curve(url: str, curve_dir: Path, *, broker: bool) -> Curve | None:
     """The keys for *url*; None for ipc, which needs none. Raises `BusConfigurationError`."""
     if not url.startswith("tcp://"):
         return None
-    own = curve_dir / ("broker.key_secret" if broker else "peer.key_secret")
+    names = ("peer.public", "broker.secret") if broker else ("peer.public", "peer.secret", "broker.public")
     try:
-        server, _ = zmq.auth.load_certificate(curve_dir / "broker.key")
-        public, secret = zmq.auth.load_certificate(own)
-    except (OSError, ValueError) as exc:
-        raise BusConfigurationError(f"{url} needs CURVE keys: {exc}. Make them with `hubbub keys`") from exc
-    if secret is None:
-        raise BusConfigurationError(f"{own} holds no secret key. Make keys with `hubbub keys`")
-    return Curve(server, public, secret)
+        keys = [(curve_dir / name).read_bytes().strip() for name in names]
+    except OSError as exc:
+        raise BusConfigurationError(
+            f"{url} needs CURVE keys: cannot read {exc.filename}: {exc.strerror}. Make them with `hubbub keys`"
+        ) from exc
+    for name, key in zip(names, keys, strict=True):
+        if len(key) != 40:
+            raise BusConfigurationError(f"{curve_dir / name} is no CURVE key. Make new ones with `hubbub keys`")
+    return Curve(keys[0], keys[1], b"" if broker else keys[2])
+
+
+class _Only:
+    """Lets exactly one public key in; asked by the authenticator for every connection."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Whether the owner of *key* may connect."""
+        return hmac.compare_digest(key, self._key)
 
 
 class _Watched:
@@ -141,8 +155,8 @@ class Peer:
         socket.setsockopt(zmq.RECONNECT_IVL, 20)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
         if self._curve is not None:
-            socket.setsockopt(zmq.CURVE_SERVERKEY, self._curve.server)
-            socket.setsockopt(zmq.CURVE_PUBLICKEY, self._curve.public)
+            socket.setsockopt(zmq.CURVE_SERVERKEY, self._curve.broker)
+            socket.setsockopt(zmq.CURVE_PUBLICKEY, self._curve.peer)
             socket.setsockopt(zmq.CURVE_SECRETKEY, self._curve.secret)
         socket.connect(self._url)
         self._watched = _Watched(socket, self._receive)
@@ -174,9 +188,13 @@ class BrokerSocket:
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
         socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
+        self._authenticator: ThreadAuthenticator | None = None
         if curve is not None:
+            # Without an authenticator, CURVE lets everybody in who knows the broker's public key.
+            self._authenticator = ThreadAuthenticator(self._context)
+            self._authenticator.start()
+            self._authenticator.configure_curve_callback(credentials_provider=_Only(curve.peer))
             socket.setsockopt(zmq.CURVE_SERVER, 1)
-            socket.setsockopt(zmq.CURVE_PUBLICKEY, curve.public)
             socket.setsockopt(zmq.CURVE_SECRETKEY, curve.secret)
         path = url.removeprefix("ipc://")
         if path != url:
@@ -201,6 +219,8 @@ class BrokerSocket:
     def close(self) -> None:
         """Let go."""
         self._watched.close()
+        if self._authenticator is not None:
+            self._authenticator.stop()
 
     def _receive(self, frames: list[bytes]) -> None:
         self._receive_from(frames[0], frames[1:])
