@@ -88,6 +88,7 @@ class ShardApp(Collector):
         )
         self._server = HTTPServer(application, **SERVER_OPTIONS)
         self._listening = False
+        self._later = False
         self._ready = asyncio.Event()
         self._empty = asyncio.Event()
         metrics.registry.register(self)
@@ -155,8 +156,15 @@ class ShardApp(Collector):
             closes.add_metric([str(number)], count)
         yield closes
 
+    def _flush_later(self) -> None:
+        self._later = False
+        self._flush()
+
     def _flush(self) -> None:
-        self.hub.flush(self._loop.time())
+        later = self.hub.flush(self._loop.time())
+        if later and not self._later:
+            self._later = True
+            self._loop.call_later(later, self._flush_later)
         flush(self.hub)
         if self.hub.ready:
             self._ready.set()

@@ -5,15 +5,9 @@ request, headers and handler are let go: 100,000 idle clients are 100,000 times 
 """
 
 import asyncio
-import socket
-import struct
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from enum import Enum
-from typing import cast
-
-from tornado.iostream import IOStream, SSLIOStream
 
 from hubbub.protocol import messages
 from hubbub.protocol.refusals import CloseCode
@@ -22,21 +16,19 @@ from shards.frames import FrameParser, Opcode, ProtocolError
 from shards.http import Context
 from shards.hub import Hub
 from shards.session import Session
+from shards.wire import Wire
 
 try:
     from tornado.speedups import websocket_mask as mask
 except ImportError:  # a Tornado built without its C part
     from shards.frames import xor_mask as mask
 
-READ_SIZE = 64 * 1024
 # Bytes joined for one write: more than a socket's buffer usually takes at once only costs the copy.
 WRITE_SIZE = 128 * 1024
 # How long a client may take to answer our close frame, in seconds …
 CLOSE_WAIT = 2.0
 # … and to read what stands before that frame, if the socket does not take it at once.
 UNSENT_WAIT = 5.0
-# struct linger {on, 0 s}: close() then drops what the kernel still holds and resets the connection.
-_RESET = struct.pack("ii", 1, 0)
 _ABNORMAL = 1006  # RFC 6455: no close frame was received
 
 
@@ -103,65 +95,49 @@ class Connection:
         "_closed_by",
         "_code",
         "_context",
+        "_cut",
         "_parser",
-        "_plain",
         "_queue",
         "_session",
         "_state",
-        "_stream",
         "_timer",
-        "_under_way",
+        "_wire",
     )
 
-    def __init__(self, context: Context, stream: IOStream, session: Session) -> None:
+    def __init__(self, context: Context, wire: Wire, session: Session) -> None:
         self._context = context
-        self._stream = stream
+        self._wire = wire
         self._session = session
-        self._plain = not isinstance(stream, SSLIOStream)
         self._parser: FrameParser | None = FrameParser(context.limits.frame_bytes, mask)
         self._state = State.OPEN
         self._queue: deque[bytes] | None = None  # whole frames; None: nothing waits, and the socket may be written
-        self._under_way = 0  # bytes that the stream holds
+        self._cut = 0  # bytes of the head of the queue, if it is the rest of a frame that was cut in two
         self._bound = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed_by = "network"
         self._code = _ABNORMAL
 
-    def start(self) -> None:
-        """Take over: the handshake's answer is written."""
+    def start(self, early: bytes) -> None:
+        """Take over: the handshake's answer is written. *early*: what the client said right behind its request."""
         session = self._session
         session.transport = self
-        if not self._stream.closed():
-            self._stream.set_nodelay(True)
         self._context.log.info(
             "connected", user=session.username, session=session.id, remote=session.remote, syncing=session.syncing
         )
+        self._wire.start(self._arrived, self._lost)
+        if early:
+            self._arrived(early)
         self._context.wake()
-        self._read()
 
     # --- in -----------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        # A callback on the future rather than a coroutine: an idle connection then costs no frame.
+    def _arrived(self, data: bytes) -> None:
         try:
-            future = cast("asyncio.Future[bytes]", self._stream.read_bytes(READ_SIZE, partial=True))
-        except OSError:
-            self._lost()
-            return
-        future.add_done_callback(self._arrived)
-
-    def _arrived(self, future: "asyncio.Future[bytes]") -> None:
-        if future.cancelled() or future.exception() is not None:
-            self._lost()
-            return
-        try:
-            self._take(future.result())
+            self._take(data)
         except Exception:
             self._context.log.exception("a message broke its handler", session=self._session.id)
             self._break(ProtocolError(frames.INTERNAL_ERROR, "internal error"), CloseCode.RESTARTING)
         self._context.wake()
-        if self._state is not State.GONE:
-            self._read()
 
     def _take(self, data: bytes) -> None:
         parser = self._parser
@@ -226,7 +202,7 @@ class Connection:
         """Write the session's `out`."""
         session = self._session
         out = session.out
-        if self._state is not State.OPEN or not out or self._stream.closed():
+        if self._state is not State.OPEN or not out or self._wire.closed:
             out.clear()
             return
         size = len(out[0]) if len(out) == 1 else sum(map(len, out))
@@ -235,8 +211,9 @@ class Connection:
                 self._bound = size + self._context.limits.outbox_bytes
             elif session.unsent + size > self._bound:
                 out.clear()
-                self._queue.clear()
-                session.unsent = self._under_way
+                head = self._queue[0]
+                self._queue = deque([head] if self._cut else [])
+                session.unsent = self._cut
                 self._context.hub.slow(session)  # puts its goodbye and the close frame into `out`
                 self._context.hub.dirty.pop(session, None)
         if session.closing is None:
@@ -251,7 +228,7 @@ class Connection:
         self._wait()
 
     def _send(self, out: list[bytes], size: int) -> None:
-        if self._stream.closed():
+        if self._wire.closed:
             return
         if self._queue is not None:
             self._queue += out
@@ -273,6 +250,7 @@ class Connection:
                 batch.append(queue.popleft())
                 size += len(batch[-1])
             self._session.unsent -= size
+            self._cut = 0
             if not self._push(batch, size):
                 return
         self._queue = None
@@ -282,46 +260,25 @@ class Connection:
             self._hang_up()
 
     def _push(self, batch: list[bytes], size: int) -> bool:
-        """The one place that writes to the socket. False: it did not take all, `_written` goes on."""
-        stream = self._stream
-        data = batch[0] if len(batch) == 1 else b"".join(batch)
-        rest: list[bytes] = []
-        try:
-            if self._plain:
-                # Past the stream while it holds nothing: its bookkeeping costs as much again as the system call.
-                taken = 0
-                with suppress(BlockingIOError):
-                    taken = stream.socket.send(data)
-                if taken == size:
-                    return True
-                # The stream gets the frame that was cut in two; whole frames behind it can still be dropped.
-                size -= taken
-                cut = 0
-                while taken >= len(batch[cut]):
-                    taken -= len(batch[cut])
-                    cut += 1
-                rest = batch[cut + 1 :]
-                data = memoryview(batch[cut])[taken:] if taken else batch[cut]  # type: ignore[assignment]
-            future = stream.write(data)
-        except OSError as exc:
-            stream.close(exc_info=exc)  # `_arrived` hears of it
-            return False
-        if not rest and not stream.writing():
+        """The one place that writes to the socket. False: it did not take all, and `_pump` goes on when it can."""
+        taken = self._wire.send(batch[0] if len(batch) == 1 else b"".join(batch))
+        if taken == size:
             return True
+        self._session.unsent += size - taken
+        # Whole frames that wait can still be dropped; the one that was cut in two must be finished.
+        whole = 0
+        while taken >= len(batch[whole]):
+            taken -= len(batch[whole])
+            whole += 1
+        rest = batch[whole:]
+        if taken:
+            rest[0] = rest[0][taken:]
+            self._cut = len(rest[0])
         if self._queue is None:
             self._queue = deque()
         self._queue.extendleft(reversed(rest))
-        self._session.unsent += size
-        self._under_way = len(data)
-        future.add_done_callback(self._written)
+        self._wire.when_writable(self._pump)
         return False
-
-    def _written(self, future: "asyncio.Future[None]") -> None:
-        if future.cancelled() or future.exception() is not None:
-            return  # the stream is closed, `_arrived` hears of it
-        self._session.unsent -= self._under_way
-        self._under_way = 0
-        self._pump()
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -334,13 +291,11 @@ class Connection:
 
     def _expired(self) -> None:
         self._timer = None
-        if self._session.unsent and not self._stream.closed():
-            self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        self._stream.close()
+        self._wire.close(reset=self._session.unsent > 0)
 
     def _hang_up(self) -> None:
         if self._queue is None:
-            self._stream.close()
+            self._wire.close()
 
     def _end_session(self) -> None:
         session = self._session
@@ -348,7 +303,7 @@ class Connection:
             session.transport = None
             self._context.hub.close(session, self._context.clock())
 
-    def _lost(self) -> None:
+    def _lost(self, error: OSError | None) -> None:
         """The socket is closed, by whomever."""
         if self._state is State.GONE:
             return
@@ -359,7 +314,6 @@ class Connection:
         self._queue = None
         self._end_session()
         session = self._session
-        error = self._stream.error if self._closed_by == "network" else None
         self._context.log.info(
             "left",
             user=session.username,

@@ -14,6 +14,7 @@ from tornado.websocket import WebSocketProtocol13
 from hubbub.protocol.refusals import ErrorCode, Refusal
 from shards.connection import Connection
 from shards.http import Context, Handler
+from shards.wire import take_over
 
 SUBPROTOCOL = "hubbub.v1"
 
@@ -42,11 +43,15 @@ class ChatSocket(Handler):
             # The token among the offered subprotocols is never given back: answers end up in logs.
             if syncing:
                 self.set_header("Sec-WebSocket-Protocol", SUBPROTOCOL)
-            connection = Connection(context, self._upgrade(key), session)
+            taken = take_over(self._upgrade(key))
         except BaseException:
             context.hub.close(session, context.clock())
             raise
-        connection.start()
+        if taken is None:
+            context.hub.close(session, context.clock())
+        else:
+            wire, early = taken
+            Connection(context, wire, session).start(early)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Called by Tornado."""

@@ -74,6 +74,11 @@ class Requests:
         self.out.append((slot, request))
         return pending
 
+    def repeated(self, no: int) -> bool:
+        """Whether request *no* is a send of which more than one copy has left."""
+        pending = self._by_no.get(no)
+        return pending is not None and type(pending.request) is Send and pending.request.resent
+
     def answered(self, no: int) -> Pending | None:
         """The reply to request *no*, or the event of that send, has come; ``None`` if not the first."""
         pending = self._by_no.pop(no, None)

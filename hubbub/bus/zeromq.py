@@ -23,6 +23,9 @@ HIGH_WATER = 5_000
 # Messages handled before other sockets get their turn.
 _DRAIN_MAX = 256
 _TICK = 0.1
+# As plain numbers: pyzmq's flags are enums, and combining those for each frame is a tenth of the broker's time.
+_LAST = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 class BusConfigurationError(Exception):
@@ -65,6 +68,13 @@ class _Only:
         return hmac.compare_digest(key, self._key)
 
 
+def _send(socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
+    """One message, all of it or nothing. Raises `zmq.Again`."""
+    for frame in frames[:-1]:
+        socket.send(frame, _MORE)
+    socket.send(frames[-1], _LAST)
+
+
 class _Watched:
     """A socket drained by the loop."""
 
@@ -98,7 +108,7 @@ class _Watched:
             if self._closed:
                 return
             try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+                frames = self.socket.recv_multipart(_LAST)
             except zmq.Again:
                 return
             self._receive(frames)
@@ -166,7 +176,7 @@ class Peer:
         if self._watched is None:
             return False
         try:
-            self._watched.socket.send_multipart(frames, zmq.NOBLOCK)
+            _send(self._watched.socket, frames)
         except zmq.Again:
             return False
         self._watched.soon()
@@ -210,7 +220,7 @@ class BrokerSocket:
     def send(self, peer: bytes, frames: list[bytes]) -> bool:
         """Queue one message for *peer*; False: its queue is full or it is gone."""
         try:
-            self._watched.socket.send_multipart([peer, *frames], zmq.NOBLOCK)
+            _send(self._watched.socket, [peer, *frames])
         except (zmq.Again, zmq.ZMQError):
             return False
         self._watched.soon()

@@ -15,7 +15,6 @@ import pytest
 import structlog
 from tornado import web
 from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream
 from tornado.netutil import bind_sockets
 
 from hubbub.protocol import messages
@@ -192,13 +191,6 @@ async def system(tmp_path):
     await system.server.close_all_connections()
 
 
-@pytest.fixture(params=["plain", "tls"])
-def way_out(request, monkeypatch):
-    """Whether frames go to the socket directly or, as under TLS, all through the stream."""
-    if request.param == "tls":
-        monkeypatch.setattr(connection, "SSLIOStream", IOStream)
-
-
 def close_frame(code: int, reason: str = "") -> tuple[int, bytes]:
     return 8, struct.pack("!H", code) + reason.encode()
 
@@ -286,7 +278,7 @@ async def test_frames_right_behind_the_handshake(system):
     assert [await client.get(), await client.get()] == [(1, b"welcome alice"), (1, b"echo:early")]
 
 
-async def test_many_frames_in_one_segment(system, way_out):
+async def test_many_frames_in_one_segment(system):
     client, _ = await system.opened()
     client.writer.write(b"".join(Client.frame(b"%d" % i) for i in range(300)))
     assert [await client.get() for _ in range(300)] == [(1, b"echo:%d" % i) for i in range(300)]
@@ -408,7 +400,7 @@ async def test_closes_that_cross(system):
     assert await client.rest() == [(1, b"goodbye"), close_frame(4002, CloseCode.TOKEN_EXPIRED.reason)]
 
 
-async def test_an_answer_beyond_the_bound_arrives_whole(system, way_out):
+async def test_an_answer_beyond_the_bound_arrives_whole(system):
     client, session = await system.opened(receive_buffer=1000)
     sent = [random.Random(i).randbytes(3000) for i in range(2000)]  # 6 MB: no socket takes it at once
     system.hub.say(session, *sent)
@@ -423,7 +415,7 @@ async def test_an_answer_beyond_the_bound_arrives_whole(system, way_out):
     assert not system.hub.slowed
 
 
-async def test_a_goodbye_behind_what_waits_still_brings_all_of_it(system, way_out, monkeypatch):
+async def test_a_goodbye_behind_what_waits_still_brings_all_of_it(system, monkeypatch):
     monkeypatch.setattr(connection, "CLOSE_WAIT", 60.0)
     monkeypatch.setattr(connection, "UNSENT_WAIT", 60.0)
     client, session = await system.opened(receive_buffer=1000)
@@ -453,7 +445,7 @@ async def stop_reading(system) -> tuple[Client, Session, list[bytes]]:
     return client, session, sent
 
 
-async def test_a_slow_client_is_told_and_what_was_queued_is_dropped_between_frames(system, way_out, monkeypatch):
+async def test_a_slow_client_is_told_and_what_was_queued_is_dropped_between_frames(system, monkeypatch):
     monkeypatch.setattr(connection, "CLOSE_WAIT", 0.05)
     client, session, sent = await stop_reading(system)
     assert session.unsent < 3 * 5010
@@ -464,7 +456,7 @@ async def test_a_slow_client_is_told_and_what_was_queued_is_dropped_between_fram
     assert len(texts) < len(sent)
 
 
-async def test_a_client_that_never_reads_is_cut_off(system, way_out, monkeypatch):
+async def test_a_client_that_never_reads_is_cut_off(system, monkeypatch):
     monkeypatch.setattr(connection, "UNSENT_WAIT", 0.05)
     other, _ = await system.opened()
     _, session, _ = await stop_reading(system)
