@@ -4,7 +4,7 @@ It makes the database on the first start, then keeps ``postgres`` as its child a
 on a Unix socket in a directory of mode 0700 and nowhere else, so it asks for no password. If this program is
 killed, the kernel sends the server a SIGINT (Linux), and the next generation waits for it to be gone.
 
-With a database of your own (``HUBBUB_DATABASE_URL``) it ends at once, with exit code 0.
+With a database of your own (``HUBBUB_DATABASE_URL``) it ends at once, with exit code 64.
 """
 
 import asyncio
@@ -34,6 +34,8 @@ log = structlog.get_logger()
 STILL_STARTING_EVERY = 10.0
 # SIGINT ends sessions and writes a checkpoint; then SIGQUIT, after which the next start recovers.
 FAST_SHUTDOWN_SECONDS = 20.0
+# The exit code that tells supervisord to let this program rest; after any other one, 0 too, it is started again.
+NOT_WANTED = 64
 DEADLINE = 28.0  # below supervisord.conf's stopwaitsecs
 # How long an orphaned server may take to end itself.
 OLD_SERVER_SECONDS = 30.0
@@ -66,10 +68,6 @@ async def open_server(settings: PostgresSettings, life: Life) -> None:
 
     Raises `PostgresError`, `FileError` or `LockTimeout`.
     """
-    if not settings.wanted:
-        log.info("HUBBUB_DATABASE_URL is set: no embedded PostgreSQL")
-        life.stop.set()
-        return
     try:
         private_dir(settings.data_dir)
         private_dir(settings.run_dir)
@@ -305,6 +303,9 @@ def main() -> None:
     except hubbub_settings.SettingsError as exc:
         lifecycle.refuse_to_start(str(exc))
     logs.configure(settings.name, level=settings.log_level, format=settings.log_format)
+    if not settings.wanted:
+        log.info("HUBBUB_DATABASE_URL is set: no embedded PostgreSQL")
+        sys.exit(NOT_WANTED)
     lifecycle.run(partial(open_server, settings), name=settings.name, deadline=DEADLINE)
 
 

@@ -168,7 +168,7 @@ def test_it_stops_with_connections_open(made, start):
 
 def test_with_a_database_of_your_own_it_does_not_start(tmp_path, start):
     server = start(settings_for(tmp_path / "data"), HUBBUB_DATABASE_URL="postgresql://h/d")
-    assert server.end(None) == 0
+    assert server.end(None) == postgres.NOT_WANTED
     assert "no embedded PostgreSQL" in server.log
     assert not (tmp_path / "data").exists()
 
