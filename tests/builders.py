@@ -1,6 +1,7 @@
 """Small makers of what the processes say to each other, and a bus and a handler that take notes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from hubbub.bus.batch import decode_log_event
 from hubbub.protocol.conversation import LOBBY, direct, event_id, slot_of
@@ -57,10 +58,9 @@ def mark(n: int, conversation: str = LOBBY, *, term: int = 1, epoch: int = 1) ->
     return part(n, n, conversation, term=term, epoch=epoch)
 
 
-
-def numbers(ranges: Sequence[Range]) -> list[tuple[int, int, list[int]]]:
+def numbers(ranges: Sequence[Range | None]) -> list[tuple[int, int, list[int]]]:
     """``(after, to, ids of the events)`` of each range."""
-    return [(one.after, one.to, [decode_log_event(e.event).id for e in one.entries]) for one in ranges]
+    return [(one.after, one.to, [decode_log_event(e.event).id for e in one.entries]) for one in ranges if one]
 
 
 class NotingBus:
@@ -70,8 +70,8 @@ class NotingBus:
         self.up = True
         self.takes = True
         self.subscriptions: list[tuple[list[str], list[str]]] = []
-        self.requested: list[tuple[int, Request]] = []
-        self.replied: list[tuple[bytes, Reply]] = []
+        self.requested: list[tuple[int, Any]] = []
+        self.replied: list[tuple[bytes, Any]] = []
         self.published: list[Range] = []
         self.replayed: list[tuple[bytes, Range]] = []
         self.signalled: list[Signal] = []
@@ -110,11 +110,11 @@ class NotingHandler:
     """A `hubbub.bus.interface.Handler` that keeps what it is told, all of it in order in `story`."""
 
     def __init__(self) -> None:
-        self.story: list[tuple[str, object]] = []
+        self.story: list[tuple[str, Any]] = []
 
-    def of(self, kind: str) -> list[object]:
+    def of(self, kind: str) -> list[Any]:
         """What was told of one kind, in order; lists of things are joined."""
-        found: list[object] = []
+        found: list[Any] = []
         for told, what in self.story:
             if told == kind:
                 found += what if isinstance(what, list) else [what]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils import z85
 
 from hubbub.bus.link import Link, LinkState
 
@@ -55,17 +55,6 @@ def load_curve(url: str, curve_dir: Path, *, broker: bool) -> Curve | None:
         if len(key) != 40:
             raise BusConfigurationError(f"{curve_dir / name} is no CURVE key. Make new ones with `hubbub keys`")
     return Curve(keys[0], keys[1], b"" if broker else keys[2])
-
-
-class _Only:
-    """Lets exactly one public key in; asked by the authenticator for every connection."""
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Whether the owner of *key* may connect."""
-        return hmac.compare_digest(key, self._key)
 
 
 def _send(socket: zmq.Socket[bytes], frames: list[bytes]) -> None:
@@ -113,6 +102,30 @@ class _Watched:
                 return
             self._receive(frames)
         self.soon()
+
+
+class _Gate:
+    """Answers the question of ZeroMQ (ZAP, its RFC 27) whether the owner of a CURVE key may connect: one key may.
+
+    Without it, CURVE lets everybody in who knows the broker's public key.
+    """
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", peer: bytes) -> None:
+        self._key = z85.decode(peer)
+        socket = context.socket(zmq.REP)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.bind("inproc://zeromq.zap.01")
+        self._watched = _Watched(socket, self._receive)
+
+    def close(self) -> None:
+        """Let go."""
+        self._watched.close()
+
+    def _receive(self, frames: list[bytes]) -> None:
+        version, request, _domain, _address, _identity, mechanism, *credentials = frames
+        known = mechanism == b"CURVE" and hmac.compare_digest(credentials[0], self._key)
+        verdict = [b"200", b"OK"] if known else [b"400", b"unknown key"]
+        _send(self._watched.socket, [version, request, *verdict, b"", b""])
 
 
 class Peer:
@@ -192,18 +205,15 @@ class BrokerSocket:
 
     def __init__(self, url: str, curve: Curve | None, receive: Callable[[bytes, list[bytes]], None]) -> None:
         self._receive_from = receive
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        # A context of its own, for the gate's address is one for each context.
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._gate = None if curve is None else _Gate(self._context, curve.peer)
         socket = self._context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.SNDHWM, HIGH_WATER)
         socket.setsockopt(zmq.RCVHWM, HIGH_WATER)
-        self._authenticator: ThreadAuthenticator | None = None
         if curve is not None:
-            # Without an authenticator, CURVE lets everybody in who knows the broker's public key.
-            self._authenticator = ThreadAuthenticator(self._context)
-            self._authenticator.start()
-            self._authenticator.configure_curve_callback(credentials_provider=_Only(curve.peer))
             socket.setsockopt(zmq.CURVE_SERVER, 1)
             socket.setsockopt(zmq.CURVE_SECRETKEY, curve.secret)
         path = url.removeprefix("ipc://")
@@ -214,6 +224,9 @@ class BrokerSocket:
             socket.bind(url)
         except zmq.ZMQError as exc:
             socket.close(0)
+            if self._gate is not None:
+                self._gate.close()
+            self._context.term()
             raise BusConfigurationError(f"cannot listen on {url}: {exc}") from exc
         self._watched = _Watched(socket, self._receive)
 
@@ -229,8 +242,9 @@ class BrokerSocket:
     def close(self) -> None:
         """Let go."""
         self._watched.close()
-        if self._authenticator is not None:
-            self._authenticator.stop()
+        if self._gate is not None:
+            self._gate.close()
+        self._context.term()
 
     def _receive(self, frames: list[bytes]) -> None:
         self._receive_from(frames[0], frames[1:])
