@@ -4,10 +4,14 @@ supervisord looks at its children once a second: it notices a death at the next 
 the look after that. Measured from ``kill -9`` to the lock being taken again, that is 1.3 to 2.6 s; with this it is
 the program's own start, about 0.3 s. Starting and stopping everything gain seconds too.
 
+A stop that reaches a program in the moment of its start is not lost, see `signals_reach_children`.
+
 A program that dies before its ``startsecs`` waits. supervisord would let it wait a second longer each time, and so
 be late by minutes once the cause is gone; here it is always the same second.
 """
 
+import functools
+import os
 import signal
 import socket
 import time
@@ -69,7 +73,33 @@ def make_waker(supervisord: object, **settings: str) -> object:
     for old in [entry for entry in asyncore.socket_map.values() if isinstance(entry, Waker)]:
         old.close()
     Waker()
+    signals_reach_children()
     return _NoMethods()
+
+
+@functools.cache
+def signals_reach_children() -> None:
+    """Let a signal that reaches a child between fork and exec end it.
+
+    Until then a child has supervisord's own handlers, which note the signal and go on: the program starts, knows
+    nothing of it, and is killed once its ``stopwaitsecs`` are over. On a busy machine 2 of 8 stops right after a
+    restart took those 30 s.
+    """
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2)
+
+    def hold() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handled)
+
+    def end() -> None:
+        signal.set_wakeup_fd(-1)  # supervisord has closed our end of it by then
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
+        release()
+
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=end)
 
 
 class _NoMethods:
