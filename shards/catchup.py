@@ -113,6 +113,7 @@ class CatchUp:
     def _detach(self, session: Session) -> None:
         # What was held is lost to this session, so it must not go on as if it had heard everything.
         self._topics.detach(session, session.topics)
+        self._confirmations.lost(session)
         session.held, session.held_bytes = None, 0
         session.stage = Stage.IDLE
 

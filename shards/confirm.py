@@ -81,6 +81,13 @@ class Confirmations:
         """The connection is gone; what it did not confirm counts as undelivered."""
         self._open.pop(session, None)
 
+    def lost(self, session: Session) -> None:
+        """What is held for the session will not be written: no pong may speak of it."""
+        self.forget(session)
+        session.unconfirmed = None
+        if session.held is not None and frames.ping(MARKER) in session.held:
+            session.marked = None
+
     def tick(self, now: float) -> None:
         """Write the pings that are due, pass on the movements that have gathered."""
         if now - self._pinged >= CURSOR_EVERY:

@@ -171,7 +171,7 @@ class Hub:
         if not session.take_token(self.limits, now):
             self._flooded(session, data)
             return
-        session.refused = 0
+        session.refused -= session.refused > 0
         try:
             command = messages.decode_command(data)
         except Refusal as refusal:

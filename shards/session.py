@@ -98,7 +98,7 @@ class Session:
         # Token bucket
         self.tokens = float(limits.burst)
         self.tokens_at = now
-        self.refused = 0  # commands refused by the bucket in a row
+        self.refused = 0  # commands refused by the bucket, less those let through since
         self.in_flight = 0
         # What is read while live events wait
         self.have: dict[str, int] | None = None

@@ -234,7 +234,8 @@ class Sequencer:
     def _merge(self, waiting: Waiting, peer: bytes, send: Send) -> None:
         first = waiting.send
         if (first.content, first.reply_to, first.mentions) != (send.content, send.reply_to, send.mentions):
-            self._refuse_conflict(peer, send.no)
+            # Which of the two is the message is for the table to say: the first may be refused by it, the second
+            # may be what it holds. So this one is dropped, and its shard asks again when the first is settled.
             return
         for i, (_, origin, no) in enumerate(waiting.askers):
             if (origin, no) == (send.origin, send.no):

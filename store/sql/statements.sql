@@ -132,7 +132,7 @@ left join lateral (
 ) last on true
 left join lateral (
     select m.ordinal from messages m
-    where m.conversation = c.conversation and m.seq <= least(c.read_seq, last.seq)
+    where m.conversation = c.conversation and m.seq <= least(c.read_seq, coalesce(last.seq, 0))
     order by m.seq desc limit 1
 ) seen on true
 left join cursors o

@@ -129,7 +129,26 @@ def test_pings_in_silence(up):
     up.link.tick(PING_EVERY)
     up.link.tick(PING_EVERY + 0.1)
     up.link.tick(PING_EVERY * 2)
-    assert up.kinds() == [batch.PING, batch.PING]
+    assert up.sent == [[batch.PING, batch.encode(1)], [batch.PING, batch.encode(2)]]  # what went before it
+
+
+def test_a_ping_s_answer_tells_what_should_have_come(up):
+    up.link.receive([batch.PING, batch.encode(1)], 0.1)  # the welcome
+    up.link.receive([batch.RANGES, batch.encode([mark(4)])], 0.1)
+    up.link.receive([batch.PING, batch.encode(3)], 0.1)
+    assert up.link.up
+    up.link.receive([batch.PING, batch.encode(5)], 0.1)  # the transport lost one on the way
+    assert up.link.state is LinkState.BROKEN
+
+
+def test_a_new_link_counts_anew(up):
+    up.link.receive([batch.RANGES, batch.encode([mark(4)])], 0.1)
+    up.link.opened(1.0)
+    up.link.receive([batch.WELCOME], 1.0)
+    up.link.receive([batch.PING, batch.encode(1)], 1.0)
+    up.link.tick(1.0 + PING_EVERY)
+    assert up.link.up
+    assert up.sent[-1] == [batch.PING, batch.encode(1)]
 
 
 def test_a_ping_that_counts_otherwise_breaks_it(up):
@@ -151,6 +170,16 @@ def test_no_welcome_breaks_it(wire):
     wire.link.opened(0.0)
     wire.link.tick(SILENCE + 0.01)
     assert wire.link.state is LinkState.BROKEN
+
+
+def test_a_new_link_has_its_own_patience(up):
+    up.link.opened(60.0)
+    up.link.tick(60.0 + SILENCE)
+    assert up.link.state is LinkState.GREETING
+    up.link.receive([batch.WELCOME], 60.0 + SILENCE)
+    up.sent.clear()
+    up.link.tick(60.0 + SILENCE)
+    assert up.kinds() == [batch.PING]
 
 
 def test_a_send_that_fails_breaks_it(up):
