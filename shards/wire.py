@@ -9,7 +9,7 @@ import socket
 import struct
 from collections.abc import Callable
 
-from tornado.iostream import IOStream, StreamClosedError
+from tornado.iostream import IOStream
 
 # One read's buffer: allocated for each read and cut to size, so not larger than what a client usually has to say.
 READ_SIZE = 16 * 1024
@@ -106,12 +106,12 @@ class Wire:
 
 def take_over(stream: IOStream) -> tuple[Wire, bytes] | None:
     """The socket of Tornado's *stream*, which is done with it, and what it had read already; None if it is closed."""
-    try:
-        reading = stream.read_bytes(READ_SIZE, partial=True)
-        early = reading.result() if reading.done() else b""  # type: ignore[attr-defined]
-    except StreamClosedError:
-        return None
     if stream.closed():
         return None
+    early = b""
+    # Only where there is something: asking a stream that has nothing makes it watch the socket, and the loop's
+    # watch would begin, end and begin again in one turn.
+    if stream._read_buffer_size:
+        early = stream.read_bytes(READ_SIZE, partial=True).result()  # type: ignore[attr-defined]
     stream.io_loop.remove_handler(stream.fileno())
     return Wire(stream.socket), early
