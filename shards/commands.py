@@ -109,9 +109,6 @@ class Commands:
             if command.recipient is not None:
                 raise Refusal(ErrorCode.BAD_REQUEST, "give a recipient or a room, not both")
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no room {command.room!r}")
-        if session.in_flight >= self._limits.in_flight:
-            text = f"{self._limits.in_flight} of your messages wait for their acknowledgement"
-            raise Refusal(ErrorCode.RATE_LIMITED, text, retry_after_ms=100)
         mentions = tuple(names.check_username(name) for name in command.mentions)
         conversation, slot = _address(session.username, command.recipient)
         key = command.id
@@ -121,6 +118,19 @@ class Commands:
         elif key.startswith(SERVER_KEY) or "\0" in key:
             raise Refusal(ErrorCode.BAD_REQUEST, f"id must not start with {SERVER_KEY} nor contain U+0000")
         pending = self._requests.find((conversation, session.username, key))
+        if pending is not None:
+            same = pending.request
+            if not isinstance(same, internal.Send) or (same.content, same.reply_to, same.mentions) != (
+                content,
+                command.reply_to,
+                mentions,
+            ):
+                raise Refusal(ErrorCode.CONFLICT, "this id is in use for another message of yours")
+            if (session, command.id) in pending.waiters:
+                return  # said again because the answer takes long: one answer is enough, and it will come
+        if session.in_flight >= self._limits.in_flight:
+            text = f"{self._limits.in_flight} of your messages wait for their acknowledgement"
+            raise Refusal(ErrorCode.RATE_LIMITED, text, retry_after_ms=100)
         if pending is None:
             if len(self._requests) >= self._limits.pending:
                 raise Refusal(ErrorCode.OVERLOADED, "too many unanswered requests here", retry_after_ms=1000)
@@ -138,14 +148,6 @@ class Commands:
                 False,
             )
             pending = self._requests.add(slot, no, request, now, None)
-        else:
-            same = pending.request
-            if not isinstance(same, internal.Send) or (same.content, same.reply_to, same.mentions) != (
-                content,
-                command.reply_to,
-                mentions,
-            ):
-                raise Refusal(ErrorCode.CONFLICT, "this id is in use for another message of yours")
         pending.waiters.append((session, command.id))
         session.in_flight += 1
 

@@ -17,12 +17,17 @@ FIELDS = (
     "mentions other"
 ).split()
 TYPES = "send sync received read history typing watch token ping nope".split()
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=70)
-    | st.sampled_from([*TYPES, "lobby", "direct:al:bob", "al", "bob", "0123456789abcdef"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=4,
-)  # fmt: skip
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=70)
+    | st.sampled_from([*TYPES, "lobby", "direct:al:bob", "al", "bob", "0123456789abcdef"])
+)
+VALUES = (
+    PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(st.text(max_size=5) | st.just("lobby"), PLAIN, max_size=3)
+)
 OBJECTS = st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=5).map(lambda found: json.dumps(found).encode())
 # Objects with a byte changed, left out or put in: nearly right is where decoders go wrong.
 BROKEN = st.builds(

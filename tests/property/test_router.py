@@ -159,12 +159,10 @@ TestRouting = Routing.TestCase
 TestRouting.settings = settings(stateful_step_count=40)
 
 KINDS = [value for value in vars(batch).values() if isinstance(value, bytes) and len(value) == 1]
-PACKED = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 70) | st.text(max_size=3) | st.binary(max_size=3),
-    lambda inner: st.lists(inner, max_size=6)
-    | st.dictionaries(st.text(max_size=2) | st.integers(0, 9), inner, max_size=2),
-    max_leaves=15,
-).map(msgspec.msgpack.encode)  # fmt: skip
+LEAVES = st.none() | st.booleans() | st.integers(-5, 70) | st.text(max_size=3) | st.binary(max_size=3)
+LISTS = st.lists(LEAVES, max_size=6) | st.dictionaries(st.text(max_size=2) | st.integers(0, 9), LEAVES, max_size=2)
+# Lists in lists in lists, as batches are: ranges with entries.
+PACKED = st.lists(LEAVES | LISTS | st.lists(LEAVES | LISTS, max_size=5), max_size=5).map(msgspec.msgpack.encode)
 
 
 @given(

@@ -137,6 +137,16 @@ def test_the_same_key_twice_is_asked_once_and_answered_twice(shard, al):
     assert (al.in_flight, phone.in_flight) == (0, 0)
 
 
+def test_the_same_key_again_on_the_same_connection_is_answered_once(shard, al):
+    for _ in range(3):
+        shard.say(al, content="hi", id=KEY)
+    assert al.in_flight == 1
+    (request,) = shard.asked(Send)
+    shard.happen(event(1, origin="s0.1", no=request.no))
+    assert [one["type"] for one in shard.out(al)] == ["ack"]
+    assert al.in_flight == 0
+
+
 @pytest.mark.parametrize("other", [{"content": "ho"}, {"reply_to": 1}, {"mentions": ["bob"]}])
 def test_the_same_key_for_something_else(shard, al, other):
     shard.say(al, **{"content": "hi", "id": KEY})
