@@ -193,7 +193,7 @@ class People:
             self._complaints.append(text)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """One Chromium for all tests. Without one they are skipped, but never in CI."""
     if not Path(CHROMIUM).exists():
@@ -207,7 +207,7 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """The whole system, ready."""
     # Not below pytest's own directory: that is closed to others, and PostgreSQL, which never runs as root,

@@ -20,7 +20,7 @@ import pytest
 
 from hubbub import settings as hubbub_settings
 from hubbub.runtime import lifecycle, postgres, postgres_setup
-from hubbub.runtime.files import asset
+from hubbub.runtime.files import asset, private_dir
 from hubbub.runtime.lifecycle import Life
 from hubbub.runtime.postgres_setup import Account, PostgresError
 from hubbub.settings import PostgresSettings
@@ -482,6 +482,7 @@ def test_supervisord_brings_it_back(made, tmp_path):
     with (tmp_path / "supervisord.conf").open("w") as file:
         configuration.write(file)
     (made.data_dir / "logs").mkdir()
+    private_dir(made.socket_dir.parent)  # `hubbub up` does so; for a long path it is not below the data directory
     supervisord = subprocess.Popen(
         [sys.executable, "-m", "supervisor.supervisord", "-c", tmp_path / "supervisord.conf"],
         env={
