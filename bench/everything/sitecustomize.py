@@ -17,7 +17,8 @@ if sys.orig_argv[-2:] == ["-m", "broker"]:
         """Ranges pass as they came, to every shard."""
         if frames[0] != batch.RANGES or sender not in self._peers:
             return filtered(self, sender, frames, now)
-        self._peers[sender].heard = now
+        store = self._peers[sender]
+        store.heard, store.received = now, store.received + 1
         return [(shard, [batch.RANGES, frames[1]]) for shard in self._shards]
 
     Router._dispatch = everything  # type: ignore[method-assign]
