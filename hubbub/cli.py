@@ -2,20 +2,21 @@
 
 import os
 import re
+import secrets
 import shlex
-import time
-import uuid
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
-import jwt
+import msgspec
 
 import hubbub
 from hubbub import settings as hubbub_settings
 from hubbub.protocol.conversation import InvalidName, check_username
 from hubbub.runtime.files import FileError, private_dir, read_secret, write_whole
 from hubbub.settings import Settings, SettingsError
+from hubbub.signing import mint
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -67,8 +68,11 @@ def up(settings: Settings) -> None:
 @main.command()
 @click.argument("user")
 @click.option("--ttl", default="1d", show_default=True, help="How long it is valid: 90s, 15m, 12h, 30d.")
-@_with_settings("data_dir", "token_secret_file")
-def token(settings: Settings, user: str, ttl: str) -> None:
+@click.option("--admin", is_flag=True, help="With the administrators' role.")
+@_with_settings(
+    "data_dir", "token_secret_file", "token_audience", "token_issuer", "token_user_claim", "token_role_claim"
+)
+def token(settings: Settings, user: str, ttl: str, admin: bool) -> None:
     """Print a token (a JWT) that signs USER in."""
     match = re.fullmatch(r"([1-9]\d{0,9})([smhd]?)", ttl)
     if not match:
@@ -79,9 +83,17 @@ def token(settings: Settings, user: str, ttl: str) -> None:
         secret = read_secret(settings.token_secret_file)
     except (InvalidName, FileError) as exc:
         raise click.ClickException(str(exc)) from exc
-    now = int(time.time())
-    claims = {"sub": user, "iat": now, "exp": now + int(match[1]) * _UNITS[match[2]], "jti": uuid.uuid4().hex}
-    click.echo(jwt.encode(claims, secret, algorithm="HS256"))
+    minted, _ = mint(
+        secret,
+        user,
+        int(match[1]) * _UNITS[match[2]],
+        user_claim=settings.token_user_claim,
+        role_claim=settings.token_role_claim,
+        role="admin" if admin else "member",
+        audience=settings.token_audience,
+        issuer=settings.token_issuer,
+    )
+    click.echo(minted)
 
 
 @main.command()
@@ -146,6 +158,122 @@ def env(settings: Settings) -> None:
     for name, value in variables.items():
         if os.environ.get(name) != value:
             click.echo(f"export {name}={shlex.quote(value)}")
+
+
+@main.group()
+def user() -> None:
+    """Add, list and change the accounts of this server."""
+
+
+def _user(name: str, *arguments: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The command *name* of `hubbub user`, with the settings that say where the database is."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        wrapped = _with_settings("data_dir", "database_url")(command)
+        for argument in reversed(arguments):
+            wrapped = argument(wrapped)
+        return user.command(name)(wrapped)
+
+    return decorate
+
+
+_name = click.argument("username", metavar="NAME")
+_password = click.option(
+    "--password-stdin", is_flag=True, help="Read the password from standard input instead of asking for it."
+)
+_generate = click.option("--generate", is_flag=True, help="Make a password and print it.")
+
+
+@_user(
+    "add",
+    _name,
+    _password,
+    _generate,
+    click.option("--admin", is_flag=True, help="With the administrators' role."),
+    click.option("--adopt", is_flag=True, help="Also if somebody has used the name without an account."),
+)
+def add(settings: Settings, username: str, password_stdin: bool, generate: bool, admin: bool, adopt: bool) -> None:
+    """Add an account."""
+    from hubbub import users
+
+    password = _read_password(username, password_stdin, generate)
+    users.run(settings, users.add(username, password, "admin" if admin else "member", adopt))
+    click.echo(f"{username} can sign in")
+
+
+@_user("list", click.option("--json", "as_json", is_flag=True, help="As JSON, one object a line."))
+def list_(settings: Settings, as_json: bool) -> None:
+    """List the accounts."""
+    from hubbub import users
+
+    for account in users.run(settings, users.listed()):
+        if as_json:
+            click.echo(msgspec.json.encode(account).decode())
+        else:
+            state = "disabled" if account.disabled_at else account.role
+            click.echo(f"{account.username:<32} {state:<10} since {account.created_at:%Y-%m-%d}")
+
+
+@_user("disable", _name)
+def disable(settings: Settings, username: str) -> None:
+    """Disable an account: its sessions end, everywhere, within a second."""
+    from hubbub import users
+
+    users.run(settings, users.change(username, disabled=True))
+    click.echo(f"{username} is disabled")
+
+
+@_user("enable", _name)
+def enable(settings: Settings, username: str) -> None:
+    """Let a disabled account sign in again."""
+    from hubbub import users
+
+    users.run(settings, users.change(username, disabled=False))
+    click.echo(f"{username} can sign in")
+
+
+@_user("role", _name, click.argument("role", type=click.Choice(["member", "admin"])))
+def role(settings: Settings, username: str, role: str) -> None:
+    """Make an account an administrator's, or no longer; it signs in again."""
+    from hubbub import users
+
+    users.run(settings, users.change(username, role=role))
+    click.echo(f"{username} is {role}")
+
+
+@_user("passwd", _name, _password, _generate)
+def passwd(settings: Settings, username: str, password_stdin: bool, generate: bool) -> None:
+    """Set a new password; every session of the account ends."""
+    from hubbub import users
+
+    users.run(settings, users.set_password(username, _read_password(username, password_stdin, generate)))
+    click.echo(f"the password of {username} is changed")
+
+
+@_user(
+    "revoke",
+    click.argument("username", metavar="[NAME]", required=False),
+    click.option("--token", "token_id", metavar="ID", help="One token, by its jti, instead of all of a user's."),
+)
+def revoke(settings: Settings, username: str | None, token_id: str | None) -> None:
+    """Void all tokens that NAME has now, with an account or without: sessions end within a second."""
+    from hubbub import users
+
+    if (username is None) == (token_id is None):
+        raise click.UsageError("give either NAME or --token ID")
+    users.run(settings, users.revoke(username, token_id))
+    click.echo(f"the tokens of {username} are void" if username else f"the token {token_id} is void")
+
+
+def _read_password(username: str, from_stdin: bool, generate: bool) -> str:
+    if generate:
+        password = secrets.token_urlsafe(15)
+        click.echo(f"password: {password}")
+        return password
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\n")
+    typed: str = click.prompt(f"Password for {username}", hide_input=True, confirmation_prompt=True)
+    return typed
 
 
 def _prepare(settings: Settings) -> None:

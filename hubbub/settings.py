@@ -28,13 +28,19 @@ from hubbub.values import (
     read_boolean,
     read_bus_url,
     read_database_url,
+    read_fraction,
     read_host,
+    read_http_url,
+    read_list,
+    read_networks,
     read_number,
     read_one_of,
     read_origins,
     read_path,
+    read_paths,
     read_slots,
     read_text,
+    read_usernames,
     read_whole,
 )
 
@@ -49,6 +55,7 @@ _SERVICE_LINK = re.compile(r"HUBBUB_(SERVICE_|PORT_\d+_)")
 _LONGEST_SOCKET = "/postgres/.s.PGSQL.5432"
 
 Guests = Literal["loopback", "always", "never"]
+Accounts = Literal["off", "closed", "open"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "pretty"]
 
@@ -126,6 +133,62 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_in_query: Annotated[
         bool, _is(read_boolean, "Accept ?token= in the address, where proxies and logs may keep it", _BOOLEAN)
     ] = False
+    token_keys: Annotated[
+        tuple[str, ...],
+        _is(read_paths, "Files with public keys (PEM) or key sets (JWKS) whose tokens count", "paths, with commas"),
+    ] = ()
+    token_jwks_url: Annotated[
+        str, _is(read_http_url, "Where the identity provider publishes its keys (JWKS)", "an http(s) URL, or empty")
+    ] = ""
+    token_audience: Annotated[
+        tuple[str, ...],
+        _is(read_list, "Audiences (`aud`) of which a token must name one; empty: any", "names, with commas"),
+    ] = ()
+    token_issuer: Annotated[
+        tuple[str, ...],
+        _is(read_list, "Issuers (`iss`) whose tokens count; empty: any", "names, with commas"),
+    ] = ()
+    token_leeway: Annotated[
+        int, _is(read_whole(0, 300), "Seconds by which clocks may differ", "a whole number, 0 to 300")
+    ] = 5
+    token_user_claim: Annotated[
+        str, _is(read_text, "The claim that holds the username", "a claim's name, like sub or preferred_username")
+    ] = "sub"  # noqa: S105 a claim's name
+    token_role_claim: Annotated[
+        str, _is(read_text, "The claim that makes an administrator, by the value admin", "a claim's name, or empty")
+    ] = "role"  # noqa: S105 a claim's name
+    admins: Annotated[
+        tuple[str, ...],
+        _is(read_usernames, "Users who are administrators, whatever their tokens say", "usernames, with commas"),
+    ] = ()
+    accounts: Annotated[
+        Accounts,
+        _is(
+            read_one_of(Accounts),
+            "Accounts with passwords: off, closed (only the operator adds some) or open (anybody may register)",
+            "off, closed or open",
+        ),
+    ] = "closed"
+    token_ttl: Annotated[
+        int,
+        _is(read_whole(5, 86400), "Seconds that a token of an account is valid", "a whole number, 5 to 86400"),
+    ] = 900
+    refresh_ttl: Annotated[
+        int,
+        _is(
+            read_whole(60, 31_536_000),
+            "Seconds after its last use that a device has to sign in again",
+            "a whole number, 60 to 31536000",
+        ),
+    ] = 2_592_000
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        _is(
+            read_networks,
+            "Proxies whose X-Forwarded-For tells the client's address",
+            "addresses or networks, with commas",
+        ),
+    ] = ()
     allowed_origins: Annotated[
         tuple[str, ...],
         _is(
@@ -146,6 +209,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _is(read_one_of(LogFormat), "JSON lines, or pretty ones; auto: pretty on a terminal", "auto, json or pretty"),
     ] = "auto"
     metrics: Annotated[bool, _is(read_boolean, "Serve /metrics", _BOOLEAN)] = True
+    otel_endpoint: Annotated[
+        str,
+        _is(read_http_url, "OTLP/HTTP collector for spans (needs hubbub[otel])", "an http(s) URL, or empty"),
+    ] = ""
+    trace_sample: Annotated[
+        float, _is(read_fraction, "Share of messages whose spans are exported", "a number, 0 to 1")
+    ] = 0.01
     limits: Limits = Limits()
     origins: dict[str, str] = {}
 
@@ -178,11 +248,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             bound_to_loopback=is_loopback(self.host),
             token_secret_file=self.token_secret_file,
             token_in_query=self.token_in_query,
+            token_keys=self.token_keys,
+            token_jwks_url=self.token_jwks_url,
+            token_audience=self.token_audience,
+            token_issuer=self.token_issuer,
+            token_leeway=self.token_leeway,
+            token_user_claim=self.token_user_claim,
+            token_role_claim=self.token_role_claim,
+            admins=self.admins,
+            accounts=self.accounts,
+            token_ttl=self.token_ttl,
+            refresh_ttl=self.refresh_ttl,
+            trusted_proxies=self.trusted_proxies,
             allowed_origins=self.allowed_origins,
             limits=self.limits,
             metrics=self.metrics,
             log_level=self.log_level,
             log_format=self.log_format,
+            otel_endpoint=self.otel_endpoint,
+            trace_sample=self.trace_sample,
         )
 
     def broker(self) -> "BrokerSettings":
@@ -195,6 +279,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             limits=self.limits,
             log_level=self.log_level,
             log_format=self.log_format,
+            otel_endpoint=self.otel_endpoint,
+            trace_sample=self.trace_sample,
         )
 
     def store(self) -> "StoreSettings":
@@ -209,6 +295,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             limits=self.limits,
             log_level=self.log_level,
             log_format=self.log_format,
+            otel_endpoint=self.otel_endpoint,
+            trace_sample=self.trace_sample,
         )
 
     def postgres(self) -> "PostgresSettings":
@@ -223,6 +311,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             user=self.postgres_user,
             log_level=self.log_level,
             log_format=self.log_format,
+            otel_endpoint=self.otel_endpoint,
+            trace_sample=self.trace_sample,
         )
 
     def environ(self) -> dict[str, str]:
@@ -253,6 +343,8 @@ class _Process(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: Path
     log_level: LogLevel
     log_format: LogFormat
+    otel_endpoint: str = ""
+    trace_sample: float = 0.0
 
 
 class _Peer(_Process, frozen=True, kw_only=True):
@@ -273,6 +365,18 @@ class ShardSettings(_Peer, frozen=True, kw_only=True):
     bound_to_loopback: bool
     token_secret_file: Path
     token_in_query: bool
+    token_keys: tuple[str, ...]
+    token_jwks_url: str
+    token_audience: tuple[str, ...]
+    token_issuer: tuple[str, ...]
+    token_leeway: int
+    token_user_claim: str
+    token_role_claim: str
+    admins: tuple[str, ...]
+    accounts: Accounts
+    token_ttl: int
+    refresh_ttl: int
+    trusted_proxies: tuple[str, ...]
     allowed_origins: tuple[str, ...]
     metrics: bool
 

@@ -6,11 +6,12 @@ Each reader raises `ValueError` for what its setting does not allow; `hubbub.set
 import os
 import re
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
-from hubbub.protocol.conversation import SLOTS
+from hubbub.protocol.conversation import SLOTS, check_username
 
 # sockaddr_un holds 108 bytes, one of them the closing NUL.
 SOCKET_PATH_MAX = 107
@@ -103,6 +104,43 @@ def read_origins(value: object) -> tuple[str, ...]:
         if origin != "*" and (not parts.scheme or not parts.netloc or parts.path or parts.query or parts.fragment):
             raise ValueError(value)
     return tuple(filter(None, origins))
+
+
+def read_list(value: object) -> tuple[str, ...]:
+    """``a, b`` -> ``("a", "b")``; a TOML array of strings does as well."""
+    items = read_text(value).split(",") if isinstance(value, str) else value
+    if not isinstance(items, (list, tuple)):
+        raise ValueError(value)
+    return tuple(filter(None, (read_text(item) for item in items)))
+
+
+def read_paths(value: object) -> tuple[str, ...]:
+    """Several paths, each made absolute as in `read_path`."""
+    return tuple(str(read_path(item)) for item in read_list(value))
+
+
+def read_usernames(value: object) -> tuple[str, ...]:
+    return tuple(check_username(name) for name in read_list(value))
+
+
+def read_networks(value: object) -> tuple[str, ...]:
+    """Addresses and networks: ``127.0.0.1``, ``10.0.0.0/8``."""
+    return tuple(str(ip_network(item)) for item in read_list(value))
+
+
+def read_fraction(value: object) -> float:
+    number = read_number(value)
+    if number > 1:
+        raise ValueError(value)
+    return number
+
+
+def read_http_url(value: object) -> str:
+    text = read_text(value)
+    parts = urlsplit(text)
+    if text and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ValueError(value)
+    return text
 
 
 def read_slots(value: object) -> tuple[int, ...]:

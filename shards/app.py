@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,11 +23,18 @@ from hubbub.runtime.files import FileError, asset, read_secret
 from hubbub.runtime.lifecycle import Life, LifecycleError
 from hubbub.runtime.metrics import Metrics, merged
 from hubbub.settings import ShardSettings
-from shards.auth import Authenticator
+from shards import accounts, api, openapi
+from shards.access import AccessList, Changes, Follower
+from shards.auth import Authenticator, Claims
 from shards.connection import Ticker, flush
 from shards.handshake import socket_route
-from shards.http import SERVER_OPTIONS, Context, log_request, routes
+from shards.http import SERVER_OPTIONS, Context, log_request
 from shards.hub import DRAIN_SECONDS, Hub
+from shards.jwks import KeySet
+from shards.keys import KeyRing, read_keys, secret_keys
+from shards.passwords import Passwords
+from shards.proxies import networks
+from shards.questions import Questions
 from shards.static import page_route
 
 _TICK = 0.1
@@ -45,12 +53,9 @@ class ShardApp(Collector):
         self._log = structlog.get_logger()
         try:
             curve = load_curve(settings.bus_url, settings.curve_dir, broker=False)
-            authenticator = Authenticator(
-                read_secret(settings.token_secret_file),
-                guests=settings.guests,
-                bound_to_loopback=settings.bound_to_loopback,
-                token_in_query=settings.token_in_query,
-            )
+            secret = read_secret(settings.token_secret_file)
+            self.access = AccessList(time.time)
+            authenticator = self._authenticator(secret)
         except (BusConfigurationError, FileError, ValueError) as exc:
             raise LifecycleError(str(exc)) from exc
         self.hub = hub = Hub(
@@ -71,6 +76,9 @@ class ShardApp(Collector):
         ticker = Ticker(self._loop, self._flush)
         self.peer.after = ticker.wake
         self._ticker = ticker
+        self.follower = Follower(self.access, hub.ask, self._access_changed)
+        self._questions = Questions(hub, self._loop.time, ticker.wake)
+        self.passwords = Passwords()
         context = Context(
             hub=hub,
             authenticator=authenticator,
@@ -81,9 +89,19 @@ class ShardApp(Collector):
             metrics=partial(merged, settings.run_dir) if settings.metrics else None,
             webclient=asset("webclient"),
             log=self._log,
+            trusted_proxies=networks(settings.trusted_proxies),
+            ready=self._is_ready,
         )
+        people = accounts.Accounts.of(settings, secret, self.passwords, self._questions)
+        described = [*api.routes(context, self._questions, settings.accounts), *accounts.routes(context, people)]
+        described += openapi.routes(context, described)
         application = Application(
-            [socket_route(context), *routes(context), page_route(context)],
+            [
+                socket_route(context),
+                *(route.for_tornado() for route in described),
+                *api.others(context),
+                page_route(context),
+            ],
             log_function=partial(log_request, self._log),
         )
         self._server = HTTPServer(application, **SERVER_OPTIONS)
@@ -96,7 +114,10 @@ class ShardApp(Collector):
     async def tick(self) -> None:
         """What is due by the clock; for ever."""
         while True:
-            self.hub.tick(self._loop.time())
+            now = self._loop.time()
+            self.hub.tick(now)
+            if self.hub.ready:
+                self.follower.tick(now)
             self._ticker.wake()
             await asyncio.sleep(_TICK)
 
@@ -112,7 +133,7 @@ class ShardApp(Collector):
             raise LifecycleError(f"cannot listen on {settings.host} port {settings.port}: {exc.strerror}") from exc
         self._server.add_sockets(sockets)
         self._listening = True
-        self._log.info("listening", host=settings.host, port=settings.port, ready=self.hub.ready)
+        self._log.info("listening", host=settings.host, port=settings.port, ready=self._is_ready())
 
     async def drain(self) -> None:
         """Stop taking connections, finish what was taken, send everybody home."""
@@ -145,6 +166,15 @@ class ShardApp(Collector):
         yield CounterMetricFamily("hubbub_bus_reconnects", "Links to the broker after the first", self.peer.reconnects)
         unsent = sum(session.unsent for session in hub.sessions)
         yield GaugeMetricFamily("hubbub_shard_unsent_bytes", "Bytes that wait in outboxes", unsent)
+        yield GaugeMetricFamily(
+            "hubbub_shard_access_age_seconds",
+            "Since the list of accounts and revocations was last complete",
+            self.follower.age(self._loop.time()),
+        )
+        if self.key_set is not None:
+            yield GaugeMetricFamily(
+                "hubbub_shard_jwks_age_seconds", "Since the identity provider's keys last came", self.key_set.age
+            )
         errors = CounterMetricFamily("hubbub_shard_errors", "Commands refused, by code", labels=["code"])
         for code, count in hub.outbox.errors.items():
             errors.add_metric([code], count)
@@ -156,6 +186,36 @@ class ShardApp(Collector):
             closes.add_metric([str(number)], count)
         yield closes
 
+    def _authenticator(self, secret: bytes) -> Authenticator:
+        settings = self._settings
+        ring = KeyRing([*secret_keys(secret), *(key for path in settings.token_keys for key in read_keys(Path(path)))])
+        self.key_set = None
+        if settings.token_jwks_url:
+            self.key_set = KeySet(settings.token_jwks_url, ring, self._loop.time, self._log)
+        return Authenticator(
+            ring,
+            self.access,
+            claims=Claims(
+                audience=settings.token_audience,
+                issuer=settings.token_issuer,
+                leeway=settings.token_leeway,
+                user=settings.token_user_claim,
+                role=settings.token_role_claim,
+                admins=settings.admins,
+            ),
+            guests=settings.guests,
+            bound_to_loopback=settings.bound_to_loopback,
+            token_in_query=settings.token_in_query,
+            key_set=self.key_set,
+        )
+
+    def _is_ready(self) -> bool:
+        return self.hub.ready and self.access.loaded
+
+    def _access_changed(self, changes: Changes) -> None:
+        self.hub.look_again(changes, self.access.refusal)
+        self._ticker.wake()
+
     def _flush_later(self) -> None:
         self._later = False
         self._flush()
@@ -166,7 +226,7 @@ class ShardApp(Collector):
             self._later = True
             self._loop.call_later(later, self._flush_later)
         flush(self.hub)
-        if self.hub.ready:
+        if self._is_ready():
             self._ready.set()
         elif self.hub.draining and not self.hub.sessions:
             self._empty.set()
@@ -180,5 +240,8 @@ async def open_shard(settings: ShardSettings, life: Life) -> None:
     metrics.watch(life)
     life.spawn(app.peer.run(), "bus")
     life.spawn(app.tick(), "tick")
+    if app.key_set is not None:
+        life.spawn(app.key_set.run(), "jwks")
+    life.stack.callback(app.passwords.close)
     life.stack.push_async_callback(app.drain)
     await app.listen()

@@ -12,10 +12,11 @@ from hubbub.protocol.conversation import InvalidName, may_read, slot_of, user_sl
 from hubbub.protocol.internal import HistoryRows, Online, Refused, Reply, Signal
 from hubbub.protocol.limits import SERVER_KEY, Limits
 from hubbub.protocol.refusals import ErrorCode, Refusal
+from shards.access import Proof
 from shards.catchup import CatchUp
 from shards.confirm import Confirmations
 from shards.outbox import Outbox
-from shards.requests import Requests
+from shards.requests import Outcome, Pending, Requests
 from shards.session import Session, Stage
 from shards.topics import Topics
 
@@ -23,12 +24,8 @@ from shards.topics import Topics
 _TYPING_EVERY = 1.0
 
 
-class Identity(Protocol):
+class Identity(Proof, Protocol):
     """Who somebody proved to be."""
-
-    @property
-    def username(self) -> str:
-        """The name."""
 
     @property
     def expires_at(self) -> float | None:
@@ -96,7 +93,28 @@ class Commands:
                 command_id = UNSET if command.id is None else command.id
                 self._outbox.say(session, messages.Pong(server_time=self._server_time(), id=command_id))
 
+    def post(self, username: str, command: messages.Send, poster: Callable[[Outcome], None], now: float) -> None:
+        """A send by somebody who is no session; *poster* is told what became of it."""
+        pending = self._take(username, command, now)
+        pending.posters = [*(pending.posters or ()), poster]
+
     def _send(self, session: Session, command: messages.Send, now: float) -> None:
+        in_flight = session.in_flight < self._limits.in_flight
+        pending = self._take(session.username, command, now, in_flight, (session, command.id))
+        if (session, command.id) in pending.waiters:
+            return  # said again because the answer takes long: one answer is enough, and it will come
+        pending.waiters.append((session, command.id))
+        session.in_flight += 1
+
+    def _take(
+        self,
+        username: str,
+        command: messages.Send,
+        now: float,
+        in_flight: bool = True,
+        waiter: tuple[Session, str | None] | None = None,
+    ) -> Pending:
+        """Check a send and pass it on, or find it among those under way. Raises `Refusal`, `InvalidName`."""
         content = command.content
         bound = self._limits.content_bytes
         if len(content) * 4 > bound and len(content.encode()) > bound:
@@ -110,14 +128,14 @@ class Commands:
                 raise Refusal(ErrorCode.BAD_REQUEST, "give a recipient or a room, not both")
             raise Refusal(ErrorCode.NOT_FOUND, f"there is no room {command.room!r}")
         mentions = tuple(names.check_username(name) for name in command.mentions)
-        conversation, slot = _address(session.username, command.recipient)
+        conversation, slot = _address(username, command.recipient)
         key = command.id
         if key is None:
             self._keys += 1
             key = f"{SERVER_KEY}{self._origin}#{self._keys:x}"
         elif key.startswith(SERVER_KEY) or "\0" in key:
             raise Refusal(ErrorCode.BAD_REQUEST, f"id must not start with {SERVER_KEY} nor contain U+0000")
-        pending = self._requests.find((conversation, session.username, key))
+        pending = self._requests.find((conversation, username, key))
         if pending is not None:
             same = pending.request
             if not isinstance(same, internal.Send) or (same.content, same.reply_to, same.mentions) != (
@@ -126,30 +144,20 @@ class Commands:
                 mentions,
             ):
                 raise Refusal(ErrorCode.CONFLICT, "this id is in use for another message of yours")
-            if (session, command.id) in pending.waiters:
-                return  # said again because the answer takes long: one answer is enough, and it will come
-        if session.in_flight >= self._limits.in_flight:
+            if waiter in pending.waiters:
+                return pending
+        if not in_flight:
             text = f"{self._limits.in_flight} of your messages wait for their acknowledgement"
             raise Refusal(ErrorCode.RATE_LIMITED, text, retry_after_ms=100)
-        if pending is None:
-            if len(self._requests) >= self._limits.pending:
-                raise Refusal(ErrorCode.OVERLOADED, "too many unanswered requests here", retry_after_ms=1000)
-            no = self._requests.next_no()
-            request = internal.Send(
-                self._origin,
-                no,
-                conversation,
-                session.username,
-                command.recipient,
-                key,
-                content,
-                command.reply_to,
-                mentions,
-                False,
-            )
-            pending = self._requests.add(slot, no, request, now, None)
-        pending.waiters.append((session, command.id))
-        session.in_flight += 1
+        if pending is not None:
+            return pending
+        if len(self._requests) >= self._limits.pending:
+            raise Refusal(ErrorCode.OVERLOADED, "too many unanswered requests here", retry_after_ms=1000)
+        no = self._requests.next_no()
+        request = internal.Send(
+            self._origin, no, conversation, username, command.recipient, key, content, command.reply_to, mentions, False
+        )
+        return self._requests.add(slot, no, request, now, None)
 
     def _cursor(self, session: Session, command: messages.Received | messages.Read) -> None:
         if not may_read(session.username, command.conversation):
@@ -246,6 +254,7 @@ class Commands:
         if identity.username != session.username:
             raise Refusal(ErrorCode.FORBIDDEN, "the token is for another user")
         session.expires_at = identity.expires_at
+        session.proof = identity
         self._welcome(session, command.id)
 
     def _refused(self, session: Session, reply: Refused, command: str | None) -> None:

@@ -2,16 +2,16 @@
 
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Sequence
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
-from urllib.parse import urlsplit
 
 from tornado import web
 from tornado.iostream import IOStream
 from tornado.websocket import WebSocketProtocol13
 
 from hubbub.protocol.refusals import ErrorCode, Refusal
+from shards.auth import Identity, KeyUnknown
 from shards.connection import Connection
 from shards.http import Context, Handler
 from shards.wire import take_over
@@ -22,15 +22,26 @@ SUBPROTOCOL = "hubbub.v1"
 class ChatSocket(Handler):
     """``GET /ws``. Whatever is refused is refused here, in HTTP, and never upgraded."""
 
-    def get(self) -> None:
+    def get(self) -> Awaitable[None] | None:
         """Upgrade. Raises `Refusal`."""
-        context = self.context
         key = self._check_upgrade()
         self._check_origin()
-        if not context.hub.ready:
+        if not self.context.ready():
             raise Refusal(ErrorCode.UNAVAILABLE, "the server is not ready; try again", retry_after_ms=1000)
         offered = [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-        identity = self.identify(offered)
+        try:
+            identity = self.identify_now(offered)
+        except KeyUnknown:
+            return self._get_later(key, offered)
+        self._open(key, offered, identity)
+        return None
+
+    async def _get_later(self, key: str, offered: list[str]) -> None:
+        # Only here there is something to wait for; a coroutine for each handshake would cost all of them.
+        self._open(key, offered, await self.identify(offered))
+
+    def _open(self, key: str, offered: list[str], identity: Identity) -> None:
+        context = self.context
         syncing = SUBPROTOCOL in offered
         session = context.hub.open(
             identity.username,
@@ -38,6 +49,7 @@ class ChatSocket(Handler):
             remote=self.request.remote_ip or "",
             expires_at=identity.expires_at,
             now=context.clock(),
+            proof=identity,
         )
         try:
             # The token among the offered subprotocols is never given back: answers end up in logs.
@@ -77,11 +89,8 @@ class ChatSocket(Handler):
         raise Refusal(ErrorCode.BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64")
 
     def _check_origin(self) -> None:
-        headers = self.request.headers
-        origin = headers.get("Origin")
-        if origin is None or headers.get("Sec-Fetch-Site") == "same-origin":
-            return  # no browser; or the browser itself says so, and no page can make it lie
-        if not origin_allowed(origin, headers.get("Host", ""), self.context.allowed_origins):
+        origin = self.request.headers.get("Origin")
+        if origin is not None and not self.origin_allowed(origin):  # None: no browser
             text = f"pages of {origin[:200]!r} may not connect; the setting allowed_origins lists those that may"
             raise Refusal(ErrorCode.FORBIDDEN, text)
 
@@ -94,16 +103,6 @@ class ChatSocket(Handler):
         self.set_header("Sec-WebSocket-Accept", WebSocketProtocol13.compute_accept_value(key))
         self.finish()
         return self.detach()
-
-
-def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
-    """Whether a page of *origin* may connect to *host*: its own server's pages may, and those in *allowed*."""
-    origin = origin.lower()
-    try:
-        same = urlsplit(origin).netloc == host.lower()
-    except ValueError:
-        return False
-    return (same and bool(host)) or "*" in allowed or origin in allowed
 
 
 def socket_route(context: Context) -> tuple[str, type[web.RequestHandler], dict[str, Any]]:

@@ -1,31 +1,34 @@
-"""HTTP beside the WebSocket, on the same port: history, who is online, probes, metrics.
+"""HTTP beside the WebSocket, on the same port: what all handlers share.
 
-`Context` is what all handlers share; `Handler` gives each of them the same headers, the same way to tell
-who asks, and the same error object.
+`Handler` gives each of them the same headers, the same way to tell who asks, typed bodies and queries, and
+the same error object. A `Route` says what is served where; Tornado's routes and the OpenAPI document are made
+from the same ones.
 """
 
-import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from math import ceil
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from structlog.typing import FilteringBoundLogger
 from tornado import web
 
-from hubbub.protocol.conversation import LOBBY, SLOTS, InvalidName, check_username, direct, may_read, slot_of
-from hubbub.protocol.internal import HistoryRows, Online, ReadHistory, Refused, Reply, Request, WhoIsOnline
-from hubbub.protocol.limits import GIVE_UP_AFTER, HISTORY_MAX, Limits
+from hubbub.protocol.conversation import InvalidName
+from hubbub.protocol.limits import Limits
 from hubbub.protocol.refusals import ErrorCode, Refusal
-from shards.auth import Authenticator, Identity
+from shards.auth import Authenticator, Identity, KeyUnknown
 from shards.hub import Hub
+from shards.proxies import Network, client_address
 
-# For tornado.httpserver.HTTPServer. A request here is a line and some headers; nothing has a body yet.
+S = TypeVar("S", bound=msgspec.Struct)
+
+# For tornado.httpserver.HTTPServer.
 SERVER_OPTIONS: dict[str, Any] = {
     # Allocated and cleared for every read, so this is CPU for each message; a read takes what is there, up to it.
     "chunk_size": 16 * 1024,
@@ -36,12 +39,6 @@ SERVER_OPTIONS: dict[str, Any] = {
     # Also how long headers may take to arrive: a client that drips them holds no socket for longer.
     "idle_connection_timeout": 60.0,
 }
-# Reads that wait for the store, over this shard. Past that they are refused, so that they never fill the
-# table of unanswered requests that sends need too.
-READS_MAX = 256
-DEFAULT_PAGE = 50
-SEQ_MAX = 2**53
-
 _NOT_PAGES = "default-src 'none'; frame-ancestors 'none'"
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip")
 _CREDENTIALS = ("username", "token")
@@ -52,7 +49,8 @@ _CODES = {
     404: ErrorCode.NOT_FOUND,
     405: ErrorCode.BAD_REQUEST,
     413: ErrorCode.TOO_LARGE,
-    500: ErrorCode.UNAVAILABLE,
+    415: ErrorCode.UNSUPPORTED,
+    500: ErrorCode.INTERNAL,
 }
 _MESSAGES = {
     404: "there is nothing at this address",
@@ -63,11 +61,42 @@ _MESSAGES = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class Operation:
+    """What one method of an address does, for people and programs.
+
+    `answers`: the body's type by status, None for none. `errors`: the statuses of refusals beside those that
+    every operation may have. `public`: asks for no credentials.
+    """
+
+    summary: str
+    query: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | None = None
+    answers: Mapping[int, type[msgspec.Struct] | None] = field(default_factory=dict)
+    errors: Sequence[int] = ()
+    public: bool = False
+    idempotent: bool = False
+
+
+class Route(NamedTuple):
+    """An address: its *path* as OpenAPI writes it, who serves it, with which arguments, and its operations."""
+
+    path: str
+    handler: type[web.RequestHandler]
+    arguments: dict[str, Any]
+    operations: Mapping[str, Operation]
+
+    def for_tornado(self) -> tuple[str, type[web.RequestHandler], dict[str, Any]]:
+        """The same for `tornado.web.Application`."""
+        return re.sub(r"\{\w+\}", "([^/]+)", self.path), self.handler, self.arguments
+
+
+@dataclass(frozen=True, kw_only=True)
 class Context:
     """What the handlers of one shard share.
 
     *clock*: monotonic seconds, the hub's *now*. *wake*: to be called after any input, so that the tick's
-    end writes what it caused. *metrics*: the text of ``/metrics``, None to have no such page.
+    end writes what it caused. *ready*: whether clients may come. *metrics*: the text of ``/metrics``, None
+    to have no such page.
     """
 
     hub: Hub
@@ -79,6 +108,8 @@ class Context:
     metrics: Callable[[], bytes] | None
     webclient: Path
     log: FilteringBoundLogger
+    ready: Callable[[], bool]
+    trusted_proxies: Sequence[Network] = ()
 
 
 class Handler(web.RequestHandler):
@@ -100,7 +131,42 @@ class Handler(web.RequestHandler):
         """Called by Tornado. No answer but a file is worth a hash."""
         return None
 
-    def identify(self, offered: Sequence[str] = ()) -> Identity:
+    def prepare(self) -> None:
+        """Called by Tornado before the method. Raises `Refusal` for a page of a stranger that wants to write."""
+        request = self.request
+        forwarded = request.headers.get_list("X-Forwarded-For")
+        if forwarded:
+            request.remote_ip = client_address(request.remote_ip or "", forwarded, self.context.trusted_proxies)
+        origin = request.headers.get("Origin")
+        if origin is not None and request.method not in ("GET", "HEAD", "OPTIONS") and not self.origin_allowed(origin):
+            text = f"pages of {origin[:200]!r} may not write here; the setting allowed_origins lists those that may"
+            raise Refusal(ErrorCode.FORBIDDEN, text)
+
+    def origin_allowed(self, origin: str) -> bool:
+        """Whether a page of *origin* may use this server."""
+        # The browser itself says so, and no page can make it lie.
+        if self.request.headers.get("Sec-Fetch-Site") == "same-origin":
+            return True
+        return origin_allowed(origin, self.request.headers.get("Host", ""), self.context.allowed_origins)
+
+    def options(self, *args: str) -> None:
+        """What a browser asks before a page of another origin may do something (CORS preflight)."""
+        self.set_header("Allow", ", ".join(self.methods()))
+        self.set_header("Access-Control-Allow-Methods", ", ".join(self.methods()))
+        self.set_header("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key")
+        self.set_header("Access-Control-Max-Age", "600")
+        self.done()
+
+    def methods(self) -> list[str]:
+        """The methods that this address knows."""
+        known = [
+            name
+            for name in ("GET", "HEAD", "POST")
+            if getattr(type(self), name.lower()) is not getattr(web.RequestHandler, name.lower())
+        ]
+        return [*known, "OPTIONS"]
+
+    def identify_now(self, offered: Sequence[str] = ()) -> Identity:
         """Who asks. *offered*: the WebSocket subprotocols. Raises `Refusal`."""
         headers = self.request.headers
         try:
@@ -113,13 +179,82 @@ class Handler(web.RequestHandler):
             query,
             self.request.remote_ip or "",
             host=headers.get("Host", ""),
-            forwarded=any(name in headers for name in _FORWARDED),
+            forwarded=self.forwarded(),
         )
+
+    def forwarded(self) -> bool:
+        """Whether a proxy says that the request is not its own."""
+        return any(name in self.request.headers for name in _FORWARDED)
+
+    async def identify(self, offered: Sequence[str] = ()) -> Identity:
+        """Who asks; waits a bounded time for a key that is not known yet. Raises `Refusal`."""
+        try:
+            return self.identify_now(offered)
+        except KeyUnknown:
+            await self.context.authenticator.key_arrived()
+            return self.identify_now(offered)
+
+    def query(self, kind: type[S]) -> S:
+        """The query as a struct; credentials are for `identify`. Raises `Refusal`."""
+        found: dict[str, str] = {}
+        for name, values in self.request.query_arguments.items():
+            if name in _CREDENTIALS:
+                continue
+            if len(values) > 1:
+                raise Refusal(ErrorCode.BAD_REQUEST, f"{name[:100]!r} was given more than once")
+            try:
+                found[name] = values[0].decode()
+            except UnicodeDecodeError as exc:
+                raise Refusal(ErrorCode.BAD_REQUEST, "the query is not UTF-8") from exc
+        known = [one.encode_name for one in msgspec.structs.fields(kind)]
+        for name in found:
+            if name not in known:
+                text = f"unknown parameter {name[:100]!r}; known: {', '.join(known) or 'none'}"
+                raise Refusal(ErrorCode.BAD_REQUEST, text)
+        if any("\0" in value for value in found.values()):
+            raise Refusal(ErrorCode.BAD_REQUEST, "a parameter contains U+0000")
+        try:
+            return msgspec.convert(found, kind, strict=False)
+        except msgspec.ValidationError as exc:
+            raise _misfit(exc) from exc
+
+    def body(self, kind: type[S]) -> S:
+        """The JSON body as a struct. Raises `Refusal`."""
+        content_type = self.request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if content_type != "application/json":
+            raise Refusal(ErrorCode.UNSUPPORTED, "send a JSON object with Content-Type: application/json")
+        try:
+            return msgspec.json.decode(self.request.body, type=kind)
+        except msgspec.ValidationError as exc:
+            raise _misfit(exc) from exc
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise Refusal(ErrorCode.BAD_REQUEST, f"not a JSON object: {exc}") from exc
+
+    def reply(self, body: msgspec.Struct, status: int = 200) -> None:
+        """Finish with *body* as JSON."""
+        self.set_status(status)
+        self.answer(msgspec.json.encode(body))
+
+    def done(self) -> None:
+        """Finish with nothing to say (204)."""
+        self.set_status(204)
+        self.clear_header("Content-Type")
+        self._share()
+        self.finish()
 
     def answer(self, body: bytes, content_type: str = "application/json; charset=utf-8") -> None:
         """Finish with *body*."""
         self.set_header("Content-Type", content_type)
+        self._share()
         self.finish(body)
+
+    def _share(self) -> None:
+        """Let pages of allowed origins read the answer (CORS). No credentials: they travel in headers of ours."""
+        origin = self.request.headers.get("Origin")
+        self.set_header("Vary", "Origin")
+        if origin is not None and self.origin_allowed(origin):
+            self.set_header("Access-Control-Allow-Origin", origin)
+            self.set_header("Access-Control-Expose-Headers", "Retry-After")
 
     def refuse(self, refusal: Refusal, status: int | None = None, **more: object) -> None:
         """Finish with the error object; *more* stands beside it."""
@@ -132,7 +267,7 @@ class Handler(web.RequestHandler):
         if self.get_status() == HTTPStatus.UNAUTHORIZED:
             self.set_header("WWW-Authenticate", 'Bearer realm="hubbub"')
         wait_ms = refusal.retry_after_ms
-        if wait_ms is None and refusal.code.temporary:
+        if wait_ms is None and refusal.code.temporary and self.get_status() != HTTPStatus.INTERNAL_SERVER_ERROR:
             wait_ms = 1000
         if wait_ms is not None:
             error["retry_after_ms"] = wait_ms
@@ -152,7 +287,7 @@ class Handler(web.RequestHandler):
         if isinstance(exc, web.HTTPError) and exc.log_message and status_code == HTTPStatus.BAD_REQUEST:
             message = (exc.get_message() or message)[:200]
         if status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            self.set_header("Allow", "GET, HEAD" if type(self).head is not web.RequestHandler.head else "GET")
+            self.set_header("Allow", ", ".join(self.methods()))
         self.refuse(Refusal(_CODES.get(status_code, ErrorCode.BAD_REQUEST), message), status_code)
 
     def log_exception(
@@ -166,189 +301,18 @@ class Handler(web.RequestHandler):
             self.context.log.error("request failed", path=self.request.path, exc_info=(typ, value, tb))
 
 
-class _Reader(Handler):
+def _misfit(exc: msgspec.ValidationError) -> Refusal:
+    """What does not fit its type, with the name of the field first."""
+    text, _, place = str(exc).partition(" - at `$.")
+    return Refusal(ErrorCode.BAD_REQUEST, f"{place.rstrip('`')!r}: {text}" if place else text)
+
+
+class Reader(Handler):
     """A handler of GET and HEAD."""
 
     def head(self, *args: str) -> Any:
         """What GET says, without the body: Tornado leaves it out."""
         return self.get(*args)
-
-    def parameters(self, *allowed: str) -> dict[str, str]:
-        """The query; credentials are for `identify`. Raises `Refusal`."""
-        found: dict[str, str] = {}
-        for name, values in self.request.query_arguments.items():
-            if name in _CREDENTIALS:
-                continue
-            if name not in allowed:
-                known = ", ".join(allowed) or "none"
-                raise Refusal(ErrorCode.BAD_REQUEST, f"unknown parameter {name[:100]!r}; known: {known}")
-            if len(values) > 1:
-                raise Refusal(ErrorCode.BAD_REQUEST, f"{name!r} was given more than once")
-            found[name] = values[0].decode()
-        return found
-
-
-def _number(given: dict[str, str], name: str, low: int, high: int) -> int | None:
-    text = given.get(name)
-    if text is None:
-        return None
-    # The length is checked first: int() takes time that grows with the square of it.
-    if not (text.isascii() and text.isdigit() and len(text) <= 16 and low <= int(text) <= high):
-        raise Refusal(ErrorCode.BAD_REQUEST, f"{name!r} must be a whole number from {low} to {high}")
-    return int(text)
-
-
-class Reads:
-    """Questions to the store on behalf of HTTP, bounded in number and time."""
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._waiting = 0
-        self._online: asyncio.Task[list[str]] | None = None
-
-    async def history(self, conversation: str, before: int | None, after: int | None, limit: int) -> HistoryRows:
-        """A page of *conversation*. Raises `Refusal`."""
-
-        def request(no: int) -> Request:
-            return ReadHistory(no, conversation, before, after, limit)
-
-        (rows,) = await self._ask([(slot_of(conversation), request)])
-        if not isinstance(rows, HistoryRows):
-            raise TypeError(f"a store answered ReadHistory with {type(rows).__name__}")
-        return rows
-
-    async def online(self) -> list[str]:
-        """Who is online, sorted. Those who ask at the same time share one question. Raises `Refusal`."""
-        if self._online is None or self._online.done():
-            self._online = asyncio.create_task(self._read_online(), name="who is online")
-        return await asyncio.shield(self._online)
-
-    async def _read_online(self) -> list[str]:
-        def request(slot: int, no: int) -> Request:
-            return WhoIsOnline(no, slot, None)
-
-        names: set[str] = set()
-        for reply in await self._ask([(slot, partial(request, slot)) for slot in range(SLOTS)]):
-            if not isinstance(reply, Online):
-                raise TypeError(f"a store answered WhoIsOnline with {type(reply).__name__}")
-            names.update(reply.users)
-        return sorted(names)
-
-    async def _ask(self, questions: list[tuple[int, Callable[[int], Request]]]) -> list[Reply]:
-        if self._waiting >= READS_MAX:
-            raise Refusal(ErrorCode.OVERLOADED, "too many reads at once; try again", retry_after_ms=1000)
-        context = self._context
-        replies: list[Reply] = []
-        complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def take(reply: Reply) -> None:
-            replies.append(reply)
-            if not complete.done() and (isinstance(reply, Refused) or len(replies) == len(questions)):
-                complete.set_result(None)
-
-        self._waiting += 1
-        try:
-            for slot, factory in questions:
-                context.hub.ask(factory, slot, take, context.clock())
-            context.wake()
-            async with asyncio.timeout(GIVE_UP_AFTER):
-                await complete
-        except TimeoutError:
-            text = "the store did not answer in time; try again"
-            raise Refusal(ErrorCode.UNAVAILABLE, text, retry_after_ms=1000) from None
-        finally:
-            self._waiting -= 1
-        refused = replies[-1]
-        if isinstance(refused, Refused):
-            raise Refusal(ErrorCode[refused.code], refused.message, retry_after_ms=refused.retry_after_ms)
-        return replies
-
-
-class _ReadsFromStore(_Reader):
-    def initialize(self, context: Context, reads: Reads) -> None:  # type: ignore[override]  # Tornado's keywords
-        super().initialize(context)
-        self.reads = reads
-
-    async def page(self, conversation: str, given: dict[str, str]) -> None:
-        before, after = (_number(given, name, 0, SEQ_MAX) for name in ("before", "after"))
-        limit = _number(given, "limit", 1, HISTORY_MAX)
-        if before is not None and after is not None:
-            raise Refusal(ErrorCode.BAD_REQUEST, "give 'before' or 'after', not both")
-        rows = await self.reads.history(conversation, before, after, DEFAULT_PAGE if limit is None else limit)
-        head = {"conversation": conversation, "from": rows.from_, "to": rows.to, "more": rows.more}
-        # The events are the bytes that were encoded when they were stored; nobody decodes them.
-        self.answer(msgspec.json.encode(head)[:-1] + b',"messages":[' + b",".join(rows.events) + b"]}")
-
-
-class Messages(_ReadsFromStore):
-    """``/api/messages?with=&before=&after=&limit=``: the direct conversation with a user, or the lobby."""
-
-    async def get(self) -> None:
-        """A page of messages."""
-        identity = self.identify()
-        given = self.parameters("with", "before", "after", "limit")
-        other = given.get("with")
-        conversation = LOBBY if other is None else direct(identity.username, check_username(other))
-        await self.page(conversation, given)
-
-
-class ConversationMessages(_ReadsFromStore):
-    """``/api/conversations/{conversation}/messages?before=&after=&limit=``."""
-
-    async def get(self, conversation: str) -> None:
-        """A page of messages."""
-        identity = self.identify()
-        given = self.parameters("before", "after", "limit")
-        if not may_read(identity.username, conversation):
-            raise Refusal(ErrorCode.FORBIDDEN, f"you take no part in {conversation!r}")
-        await self.page(conversation, given)
-
-
-class OnlineUsers(_ReadsFromStore):
-    """``/api/users/online``."""
-
-    async def get(self) -> None:
-        """Names and their number."""
-        self.identify()
-        self.parameters()
-        users = await self.reads.online()
-        self.answer(msgspec.json.encode({"users": users, "count": len(users)}))
-
-
-class Alive(_Reader):
-    """``/healthz``: the process runs its loop."""
-
-    def get(self) -> None:
-        """Always yes: who gets no answer knows."""
-        self.answer(b'{"status":"alive"}')
-
-
-class Ready(_Reader):
-    """``/readyz``: whether to send clients here."""
-
-    def get(self) -> None:
-        """200, or 503 with what is missing."""
-        hub = self.context.hub
-        if hub.ready:
-            self.answer(b'{"ready":true}')
-            return
-        missing = ["draining: the server is shutting down"] if hub.draining else []
-        if not hub.bus.up:
-            missing.append("bus: the broker has not answered")
-        if not hub.positions.known:
-            missing.append("store: not every slot's position is known")
-        refusal = Refusal(ErrorCode.UNAVAILABLE, "not ready: " + "; ".join(missing), retry_after_ms=1000)
-        self.refuse(refusal, ready=False, missing=missing)
-
-
-class Metrics(_Reader):
-    """``/metrics`` for Prometheus."""
-
-    def get(self) -> None:
-        """The exposition of every process on this host."""
-        if self.context.metrics is None:
-            raise web.HTTPError(404)
-        self.answer(self.context.metrics(), "text/plain; version=0.0.4; charset=utf-8")
 
 
 class Nothing(Handler):
@@ -359,19 +323,14 @@ class Nothing(Handler):
         raise web.HTTPError(404)
 
 
-def routes(context: Context) -> list[tuple[str, type[web.RequestHandler], dict[str, Any]]]:
-    """Everything under ``/api`` and the probes; the page and the WebSocket have routes of their own."""
-    shared = {"context": context}
-    reading = {"context": context, "reads": Reads(context)}
-    return [
-        (r"/api/messages", Messages, reading),
-        (r"/api/conversations/([^/]+)/messages", ConversationMessages, reading),
-        (r"/api/users/online", OnlineUsers, reading),
-        (r"/api(?:/.*)?", Nothing, shared),
-        (r"/healthz", Alive, shared),
-        (r"/readyz", Ready, shared),
-        (r"/metrics", Metrics, shared),
-    ]
+def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
+    """Whether a page of *origin* may use *host*: its own server's pages may, and those in *allowed*."""
+    origin = origin.lower()
+    try:
+        same = urlsplit(origin).netloc == host.lower()
+    except ValueError:
+        return False
+    return (same and bool(host)) or "*" in allowed or origin in allowed
 
 
 def log_request(log: FilteringBoundLogger, handler: web.RequestHandler) -> None:

@@ -29,12 +29,13 @@ from hubbub.protocol.internal import (
 from hubbub.protocol.limits import Limits
 from hubbub.protocol.refusals import CloseCode, ErrorCode, Refusal
 from shards import frames
+from shards.access import Changes, Proof
 from shards.attendance import Attendance
 from shards.catchup import CatchUp
 from shards.commands import Commands, Identity, refusal_of
 from shards.confirm import Confirmations
 from shards.outbox import Outbox
-from shards.requests import Answer, Pending, Requests
+from shards.requests import Answer, Outcome, Pending, Requests
 from shards.session import Session, Stage
 from shards.topics import Topics
 
@@ -137,7 +138,16 @@ class Hub:
 
     # --- sessions -----------------------------------------------------------------------------------
 
-    def open(self, username: str, *, syncing: bool, remote: str, expires_at: float | None, now: float) -> Session:
+    def open(
+        self,
+        username: str,
+        *,
+        syncing: bool,
+        remote: str,
+        expires_at: float | None,
+        now: float,
+        proof: Proof | None = None,
+    ) -> Session:
         """A connection was accepted; its welcome is in `out`. Raises `Refusal`."""
         if not self.ready or len(self.sessions) >= self.limits.sessions:
             raise Refusal(ErrorCode.UNAVAILABLE, "the server is not ready; try again", retry_after_ms=1000)
@@ -153,6 +163,7 @@ class Hub:
             expires_at=expires_at,
             limits=self.limits,
             now=now,
+            proof=proof,
         )
         self.sessions[session] = None
         self.attendance.joined(username)
@@ -214,6 +225,25 @@ class Hub:
         """A read for somebody who is no session; *factory* makes the request from its number."""
         no = self.pending.next_no()
         self.pending.add(slot, no, factory(no), now, answer)
+
+    def post(self, username: str, command: messages.Send, poster: Callable[[Outcome], None], now: float) -> None:
+        """A message from somebody who is no session; *poster* is told what became of it. Raises `Refusal`."""
+        if not self.ready:
+            raise Refusal(ErrorCode.UNAVAILABLE, "the server is not ready; try again", retry_after_ms=1000)
+        try:
+            self._commands.post(username, command, poster, now)
+        except InvalidName as exc:
+            raise refusal_of(exc) from exc
+
+    def look_again(self, changes: Changes, refusal: Callable[[Proof], Refusal | None]) -> None:
+        """The access list has changed: close the sessions that it does not allow any more."""
+        for session in self.sessions:
+            proof = session.proof
+            if proof is None or session.stage is Stage.CLOSED:
+                continue
+            if changes.everybody or proof.username in changes.users or proof.token_id in changes.tokens:
+                if refusal(proof) is not None:
+                    self.outbox.close(session, CloseCode.REVOKED)
 
     # --- the bus ------------------------------------------------------------------------------------
 
@@ -356,6 +386,8 @@ class Hub:
                 self._acknowledge(session, command, event.conversation, event, duplicate=False)
                 if session.stage in (Stage.HOLDING, Stage.LIVE) and not session.acknowledges:
                     self.confirmations.wrote(session, event.conversation, event.seq)
+            if pending.posters:
+                self._tell(pending.posters, event)
         frame = b""
         conversation, seq = event.conversation, event.seq
         dirty = self.outbox.dirty
@@ -391,6 +423,13 @@ class Hub:
                 session.in_flight -= 1
                 refusal = Refusal(ErrorCode[reply.code], reply.message, retry_after_ms=reply.retry_after_ms)
                 self.outbox.refuse(session, refusal, command, reply.stored)
+        if pending.posters and isinstance(reply, Known | Refused):
+            self._tell(pending.posters, reply)
+
+    def _tell(self, posters: list[Callable[[Outcome], None]], outcome: Outcome) -> None:
+        for poster in posters:
+            self.acknowledged += not isinstance(outcome, Refused)
+            poster(outcome)
 
     def _acknowledge(
         self, session: Session, command: str | None, conversation: str, what: LogEvent | Known, *, duplicate: bool

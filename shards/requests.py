@@ -8,21 +8,24 @@ seconds; at ten seconds the asker is told that the outcome is unknown.
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from hubbub.protocol.internal import Refused, Reply, Request, Send
+from hubbub.protocol.internal import Known, LogEvent, Refused, Reply, Request, Send
 from hubbub.protocol.limits import GIVE_UP_AFTER, RESEND_AFTER
 from hubbub.protocol.refusals import ErrorCode
 from shards.session import Session
 
 Answer = Callable[[Reply], None]
+# What became of a message that was posted by no session: its event, an earlier one's place, or a refusal.
+Outcome = LogEvent | Known | Refused
 Key = tuple[str, str, str]  # (conversation, sender, client key)
 
 _STAGES = (*RESEND_AFTER, GIVE_UP_AFTER)
 
 
 class Pending:
-    """One request and who waits for it. `waiters` are for sends: ``(session, command id)``."""
+    """One request and who waits for it. `waiters` and `posters` are for sends: ``(session, command id)``, and
+    whoever posted without a session."""
 
-    __slots__ = ("answer", "begun", "request", "slot", "waiters")
+    __slots__ = ("answer", "begun", "posters", "request", "slot", "waiters")
 
     def __init__(self, slot: int, request: Request, begun: float, answer: Answer | None) -> None:
         self.slot = slot
@@ -30,6 +33,7 @@ class Pending:
         self.begun = begun
         self.answer = answer
         self.waiters: list[tuple[Session, str | None]] = []
+        self.posters: list[Callable[[Outcome], None]] | None = None
 
 
 class Requests:

@@ -5,6 +5,7 @@ from typing import Any
 
 from hubbub.protocol.limits import Limits
 from hubbub.protocol.refusals import CloseCode
+from shards.access import Proof
 
 TopicSet = tuple[str, ...]
 
@@ -49,6 +50,7 @@ class Session:
         "out",
         "own",
         "pinged",
+        "proof",
         "read_id",
         "refused",
         "remote",
@@ -77,12 +79,14 @@ class Session:
         expires_at: float | None,
         limits: Limits,
         now: float,
+        proof: Proof | None = None,
     ) -> None:
         self.id = session_id
         self.username = username
         self.syncing = syncing
         self.remote = remote
         self.expires_at = expires_at
+        self.proof = proof  # what the access list judges
         self.spoke = 0  # of the heartbeat wheel
         self.stage = Stage.OPENING
         self.out: list[bytes] = []

@@ -5,20 +5,31 @@ by `answer`. `flush` passes on what a tick produced.
 """
 
 from hubbub.bus.interface import Bus
-from hubbub.protocol.conversation import split_id
+from hubbub.protocol.conversation import split_id, user_slot
 from hubbub.protocol.internal import (
+    AddAccount,
     Attend,
     Backlog,
     Cursor,
+    DropRefresh,
+    FindAccount,
+    FindUsers,
+    KeepRefresh,
+    ListConversations,
     MoveCursors,
     Online,
     Range,
+    ReadAccess,
     ReadHistory,
     Replay,
     Reply,
     Request,
+    Revoke,
+    Search,
     Send,
+    SetPassword,
     Signal,
+    SwapRefresh,
     Sync,
     WhoIsOnline,
 )
@@ -28,7 +39,20 @@ from store.events import Row, entry_of_row
 from store.presence import Attendance
 from store.sequencer import Batch, Sequencer, StoredRow
 
-Read = Sync | Backlog | ReadHistory | Replay
+Lookup = (
+    ReadAccess
+    | FindAccount
+    | AddAccount
+    | SetPassword
+    | KeepRefresh
+    | SwapRefresh
+    | DropRefresh
+    | Revoke
+    | ListConversations
+    | Search
+    | FindUsers
+)
+Read = Sync | Backlog | ReadHistory | Replay | Lookup
 
 
 class Store:
@@ -86,7 +110,7 @@ class Store:
                         self._replies.append((peer, Online(request.no, users)))
                 case Replay():
                     self._replay(peer, request)
-                case Sync() | Backlog() | ReadHistory():
+                case _:
                     # A read that finds the queue full is dropped; its shard asks again.
                     if len(self.reads) < self._reads_max:
                         self.reads.append((peer, request))
@@ -144,6 +168,10 @@ class Store:
         part = self.sequencer.replayed(request.slot, request.after, to, [entry_of_row(row) for row in rows])
         if part is not None:
             self._replayed.append((peer, part))
+
+    def is_online(self, username: str) -> bool:
+        """Whether the user is here now; known to the owner of the user's slot."""
+        return bool(self.presence.online(user_slot(username), [username]))
 
     # --- time ---------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.rows import TupleRow
 
+from hubbub.statements import load_statements
+
 Connection = AsyncConnection[TupleRow]
 
 # Key of the advisory lock under which one store at a time migrates ("HUBM" in ASCII).
@@ -29,17 +31,12 @@ class DatabaseUnfit(Exception):
     """The server cannot keep the promise as it is configured; says what to change."""
 
 
-def load_statements(text: str) -> dict[str, str]:
-    """The statements of a ``.sql`` file by the name in their ``-- name:`` line."""
-    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], (part.strip().removesuffix(";") for part in parts[2::2]), strict=True))
-
-
 def _sql() -> Traversable:
     return files("store") / "sql"
 
 
 STATEMENTS = load_statements((_sql() / "statements.sql").read_text(encoding="utf-8"))
+DIRECTORY = load_statements((_sql() / "directory.sql").read_text(encoding="utf-8"))
 
 
 def migrations() -> list[tuple[int, str, str]]:

@@ -8,10 +8,11 @@ import msgspec
 import psycopg
 
 from hubbub.protocol.conversation import LOBBY, event_id, slot_of
-from hubbub.protocol.internal import Backlog, ReadHistory, Replay, Sync
+from hubbub.protocol.internal import AddAccount, Backlog, ReadHistory, Replay, Sync
 from store import pages
-from store.core import Read, Store
+from store.core import Lookup, Read, Store
 from store.database import READER_OPTIONS, STATEMENTS, Connection, connect
+from store.directory import Directory
 from store.events import Row
 from store.pages import Conversation, Part
 
@@ -196,7 +197,7 @@ class Reader:
                 await asyncio.sleep(0.5)
                 continue
             try:
-                await self._serve(PostgresTable(conn))
+                await self._serve(PostgresTable(conn), Directory(conn))
             except psycopg.Error as exc:
                 # What was being answered is dropped; the shards ask again.
                 self._log.warning("reads_lost", error=str(exc).strip())
@@ -209,7 +210,13 @@ class Reader:
             self._arrived.clear()
             await self._arrived.wait()
 
-    async def _serve(self, table: Table) -> None:
+    async def _look_up(self, directory: Directory, peer: bytes, read: Lookup) -> None:
+        core = self._core
+        # Its own guest of now may not have left a trace in the table yet.
+        online = isinstance(read, AddAccount) and core.is_online(read.username)
+        self._core.answer(peer, await directory.answer(read, epoch=core.sequencer.epoch, online=online))
+
+    async def _serve(self, table: Table, directory: Directory) -> None:
         while True:
             await self._wait()
             group, single = take_group(self._core.reads)
@@ -217,16 +224,19 @@ class Reader:
                 await self._answers.group(table, group)
             if single is not None:
                 peer, read = single
-                if isinstance(read, ReadHistory):
-                    await self._answers.history(table, peer, read)
-                else:
-                    await self._answers.replay(table, peer, read)
+                match read:
+                    case ReadHistory():
+                        await self._answers.history(table, peer, read)
+                    case Replay():
+                        await self._answers.replay(table, peer, read)
+                    case _:
+                        await self._look_up(directory, peer, read)
             self._flush()
 
 
 def take_group(
     reads: list[tuple[bytes, Read]],
-) -> tuple[list[tuple[bytes, Sync | Backlog]], tuple[bytes, ReadHistory | Replay] | None]:
+) -> tuple[list[tuple[bytes, Sync | Backlog]], tuple[bytes, ReadHistory | Replay | Lookup] | None]:
     """Take from the head of *reads* either several syncs and backlogs, or one other read."""
     group: list[tuple[bytes, Sync | Backlog]] = []
     for peer, read in reads[:GROUP]:

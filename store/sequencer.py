@@ -92,6 +92,7 @@ class Sequencer:
     def __init__(self, *, queue_max: int, batch_max: int) -> None:
         self.replies: list[tuple[bytes, Reply]] = []
         self.refused = 0
+        self.epoch = 0
         self._queue_max = queue_max
         self._batch_max = batch_max
         self._slots: dict[int, _Slot] = {}
@@ -118,6 +119,7 @@ class Sequencer:
 
     def take(self, epoch: int, owned: Iterable[tuple[int, int, int]]) -> None:
         """Own these ``(slot, term, last n)`` from now on."""
+        self.epoch = epoch
         for index, term, n in owned:
             self._slots[index] = _Slot(wire_term(epoch, term), n)
 

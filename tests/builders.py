@@ -1,14 +1,28 @@
 """Small makers of what the processes say to each other, and a bus and a handler that take notes."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from hubbub.bus.batch import decode_log_event
 from hubbub.protocol.conversation import LOBBY, direct, event_id, slot_of
-from hubbub.protocol.internal import LogEvent, Range, Reply, Request, Send, Signal, wire_term
+from hubbub.protocol.internal import AccessPage, AccessRule, LogEvent, Range, Reply, Request, Send, Signal, wire_term
+from shards.access import AccessList
+from shards.auth import Authenticator, Claims
+from shards.keys import KeyRing, secret_keys
 from store.events import entry
 
 LOBBY_SLOT = slot_of(LOBBY)
+
+
+def authenticator(secret: bytes, *rules: AccessRule, **changes: Any) -> Authenticator:
+    """One with a single secret, on loopback, that knows the access list's *rules*."""
+    access = AccessList(time.time)
+    access.apply(AccessPage(1, 1, len(rules), list(rules), False))
+    given: dict[str, Any] = {"guests": "loopback", "bound_to_loopback": True, "token_in_query": False, **changes}
+    claims = given.pop("claims", Claims())
+    ring = given.pop("ring", None) or KeyRing(secret_keys(secret))
+    return Authenticator(ring, access, claims=claims, **given)
 
 
 def send(

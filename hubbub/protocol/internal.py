@@ -116,7 +116,131 @@ class WhoIsOnline(_Packed, tag=8):
     among: list[str] | None
 
 
-Request = Send | MoveCursors | Sync | Backlog | ReadHistory | Replay | Attend | WhoIsOnline
+class ListConversations(_Packed, tag=9):
+    """A user's conversations, newest activity first; `before`: the `next` of the page before."""
+
+    no: int
+    username: str
+    before: str | None
+    limit: int
+
+
+class Search(_Packed, tag=10):
+    """Messages that `username` may read and that match `query`, newest first, in one conversation or all.
+
+    `before`: the `next` of the page before.
+    """
+
+    no: int
+    username: str
+    query: str
+    conversation: str | None
+    before: str | None
+    limit: int
+
+
+class FindUsers(_Packed, tag=11):
+    """Users known by name (accounts, and whoever was here) that begin with `prefix`, whatever the case."""
+
+    no: int
+    prefix: str
+    limit: int
+
+
+class ReadAccess(_Packed, tag=12):
+    """The access list's changes after version `after`: accounts and revocations."""
+
+    no: int
+    after: int
+
+
+class FindAccount(_Packed, tag=13):
+    """One account with its password's hash."""
+
+    no: int
+    username: str
+
+
+class AddAccount(_Packed, tag=14):
+    """Make an account; refused as `CONFLICT` for a name that is in use. The same again is the same account."""
+
+    no: int
+    username: str
+    password_hash: str
+
+
+class SetPassword(_Packed, tag=15):
+    """Replace a password and void all refresh tokens and every token issued before a time (unix seconds).
+
+    Without `before` it is the same password hashed anew, and nothing is void.
+    """
+
+    no: int
+    username: str
+    password_hash: str
+    before: float | None
+
+
+class KeepRefresh(_Packed, tag=16):
+    """Remember a refresh token by its SHA-256. `expires`: unix seconds."""
+
+    no: int
+    username: str
+    token_hash: bytes
+    family: str
+    expires: int
+
+
+class SwapRefresh(_Packed, tag=17):
+    """Replace a refresh token by its successor. The same again is the same swap."""
+
+    no: int
+    token_hash: bytes
+    new_hash: bytes
+    expires: int
+
+
+class DropRefresh(_Packed, tag=18):
+    """Void a refresh token and its family."""
+
+    no: int
+    token_hash: bytes
+
+
+class Revoke(_Packed, tag=19):
+    """Void one token by its id, or every token of a user that was issued before a time (unix seconds).
+
+    `expires`: when the revocation itself may be forgotten, since the token would have expired.
+    """
+
+    no: int
+    token_id: str | None
+    username: str | None
+    before: float
+    expires: int | None
+
+
+Request = (
+    Send
+    | MoveCursors
+    | Sync
+    | Backlog
+    | ReadHistory
+    | Replay
+    | Attend
+    | WhoIsOnline
+    | ListConversations
+    | Search
+    | FindUsers
+    | ReadAccess
+    | FindAccount
+    | AddAccount
+    | SetPassword
+    | KeepRefresh
+    | SwapRefresh
+    | DropRefresh
+    | Revoke
+)
 
 
 # --- replies: store -> shard ------------------------------------------------------------------------
@@ -200,7 +324,103 @@ class Online(_Packed, tag=8):
     users: list[str]
 
 
-Reply = Refused | Known | Done | SyncPage | BacklogPage | HistoryRows | AttendAgain | Online
+class ListedConversation(_Packed):
+    """One row of a user's list. `last`: the newest event as clients read it, empty if there is none."""
+
+    conversation: str
+    last_seq: int
+    delivered_seq: int
+    read_seq: int
+    unread: int
+    last: bytes
+
+
+class ConversationList(_Packed, tag=9):
+    """The answer to `ListConversations`; `next`: what to give as `before` for more."""
+
+    no: int
+    conversations: list[ListedConversation]
+    next: str | None
+
+
+class Found(_Packed, tag=10):
+    """The answer to `Search`: events as clients read them; `next`: what to give as `before` for more."""
+
+    no: int
+    messages: list[bytes]
+    next: str | None
+
+
+class Users(_Packed, tag=11):
+    """The answer to `FindUsers`."""
+
+    no: int
+    users: list[str]
+
+
+class AccessRule(_Packed):
+    """One line of the access list.
+
+    `kind`: ``account`` (`subject` is its name, `role` what it is, `void` whether it is disabled), ``token``
+    (`subject` is a token's id, void until `expires`) or ``user`` (`subject`'s tokens issued before `before`
+    are void). Times are unix seconds.
+    """
+
+    kind: Literal["account", "token", "user"]
+    subject: str
+    role: str = "member"
+    void: bool = False
+    before: float = 0.0
+    expires: int = 0
+
+
+class AccessPage(_Packed, tag=12):
+    """The answer to `ReadAccess`: what changed in ``(after, to]``; `more`: ask again after `to`.
+
+    `epoch` is the database's: another one than before means that versions begin anew.
+    """
+
+    no: int
+    epoch: int
+    to: int
+    rules: list[AccessRule]
+    more: bool
+
+
+class AccountFound(_Packed, tag=13):
+    """The answer to `FindAccount`; an empty hash: there is no such account."""
+
+    no: int
+    username: str
+    password_hash: str
+    role: str
+    disabled: bool
+
+
+class RefreshSwapped(_Packed, tag=14):
+    """The answer to `SwapRefresh`: whose token it was."""
+
+    no: int
+    username: str
+    role: str
+
+
+Reply = (
+    Refused
+    | Known
+    | Done
+    | SyncPage
+    | BacklogPage
+    | HistoryRows
+    | AttendAgain
+    | Online
+    | ConversationList
+    | Found
+    | Users
+    | AccessPage
+    | AccountFound
+    | RefreshSwapped
+)
 
 
 # --- the slot log: store -> broker -> shards --------------------------------------------------------

@@ -16,7 +16,9 @@ class ErrorCode(Enum):
     NOT_FOUND = ("not_found", 404, False)
     CONFLICT = ("conflict", 409, False)
     TOO_LARGE = ("too_large", 413, False)
+    UNSUPPORTED = ("unsupported_media_type", 415, False)
     RATE_LIMITED = ("rate_limited", 429, True)
+    INTERNAL = ("internal", 500, False)
     OVERLOADED = ("overloaded", 503, True)
     UNAVAILABLE = ("unavailable", 503, True)
 

@@ -263,6 +263,17 @@ class System:
         finally:
             connection.close()
 
+    def post(self, path: str, body: object, headers: Mapping[str, str] | None = None) -> "Answer":
+        """One POST of a JSON object."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+        try:
+            given = {"Content-Type": "application/json", **(headers or {})}
+            connection.request("POST", path, json.dumps(body), given)
+            response = connection.getresponse()
+            return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        finally:
+            connection.close()
+
     def rows(self, sql: str, *parameters: Any) -> list[dict[str, Any]]:
         """Rows of a query on a database session of its own."""
         url = self.settings.store().database_url

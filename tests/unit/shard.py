@@ -29,6 +29,9 @@ class Someone(NamedTuple):
 
     username: str
     expires_at: float | None
+    guest: bool = False
+    token_id: str | None = None
+    issued_at: float | None = None
 
 
 class Shard:

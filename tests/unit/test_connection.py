@@ -21,8 +21,8 @@ from hubbub.protocol import messages
 from hubbub.protocol.limits import Limits
 from hubbub.protocol.refusals import CloseCode, ErrorCode, Refusal
 from shards import connection, frames, handshake, http
-from shards.auth import Authenticator
 from shards.session import Session
+from tests.builders import authenticator
 
 SECRET = b"k" * 32
 KEY = b"\x05\x06\x07\x08"
@@ -44,7 +44,7 @@ class NotingHub:
         self.slowed: list[Session] = []
         self.fail = False
 
-    def open(self, username, *, syncing, remote, expires_at, now):
+    def open(self, username, *, syncing, remote, expires_at, now, proof=None):
         if self.full is not None:
             raise self.full
         given = {"syncing": syncing, "remote": remote, "expires_at": expires_at, "limits": LIMITS, "now": now}
@@ -126,7 +126,7 @@ class System:
         self.hub = NotingHub()
         self.log = structlog.testing.CapturingLogger()
         self.clients: list[Client] = []
-        auth = Authenticator(SECRET, guests="loopback", bound_to_loopback=True, token_in_query=False)
+        auth = authenticator(SECRET)
         ticker = connection.Ticker(asyncio.get_running_loop(), lambda: flush(self.hub))
         self.wake = ticker.wake
         context = http.Context(
@@ -139,6 +139,7 @@ class System:
             metrics=None,
             webclient=tmp_path,
             log=self.log,
+            ready=lambda: self.hub.ready,
         )
         self.server = HTTPServer(web.Application([handshake.socket_route(context)]), **http.SERVER_OPTIONS)
         sockets = bind_sockets(0, "127.0.0.1")
@@ -264,10 +265,10 @@ async def test_origins(system):
     assert (await system.connect(Origin=f"http://{host}")).status == 101
     assert (await system.connect(Origin="https://proxied.example", Sec_Fetch_Site="same-origin")).status == 101
     allowed = ("https://chat.example",)
-    assert handshake.origin_allowed("https://Chat.Example", host, allowed)
-    assert not handshake.origin_allowed("http://chat.example", host, allowed)
-    assert not handshake.origin_allowed("", "", ())
-    assert handshake.origin_allowed("https://any.example", host, ("*",))
+    assert http.origin_allowed("https://Chat.Example", host, allowed)
+    assert not http.origin_allowed("http://chat.example", host, allowed)
+    assert not http.origin_allowed("", "", ())
+    assert http.origin_allowed("https://any.example", host, ("*",))
 
 
 # --- in ----------------------------------------------------------------------------------------------

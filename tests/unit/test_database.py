@@ -3,8 +3,9 @@
 import psycopg
 import pytest
 
+from hubbub.statements import load_statements
 from store import database
-from store.database import STATEMENTS, is_content_error, load_statements, migrations
+from store.database import STATEMENTS, is_content_error, migrations
 
 
 def test_statements_by_name():
