@@ -263,9 +263,7 @@ class ConversationsOfMine(Asking):
         )
         rows: list[dict[str, Any]] = []
         for one in found.conversations:
-            row = {
-                name: getattr(one, name) for name in ("conversation", "last_seq", "delivered_seq", "read_seq", "unread")
-            }
+            row = msgspec.structs.asdict(one)
             row["last_message"] = Raw(row.pop("last"))
             pair = parties(one.conversation)
             if pair is not None:

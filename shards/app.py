@@ -23,7 +23,7 @@ from hubbub.runtime.files import FileError, asset, read_secret
 from hubbub.runtime.lifecycle import Life, LifecycleError
 from hubbub.runtime.metrics import Metrics, merged
 from hubbub.settings import ShardSettings
-from shards import accounts, api, openapi
+from shards import accounts, api, described
 from shards.access import AccessList, Changes, Follower
 from shards.auth import Authenticator, Claims
 from shards.connection import Ticker, flush
@@ -93,12 +93,10 @@ class ShardApp(Collector):
             ready=self._is_ready,
         )
         people = accounts.Accounts.of(settings, secret, self.passwords, self._questions)
-        described = [*api.routes(context, self._questions, settings.accounts), *accounts.routes(context, people)]
-        described += openapi.routes(context, described)
         application = Application(
             [
                 socket_route(context),
-                *(route.for_tornado() for route in described),
+                *(route.for_tornado() for route in described.routes(context, self._questions, people)),
                 *api.others(context),
                 page_route(context),
             ],

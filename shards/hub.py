@@ -226,14 +226,31 @@ class Hub:
         no = self.pending.next_no()
         self.pending.add(slot, no, factory(no), now, answer)
 
-    def post(self, username: str, command: messages.Send, poster: Callable[[Outcome], None], now: float) -> None:
-        """A message from somebody who is no session; *poster* is told what became of it. Raises `Refusal`."""
+    def post(
+        self, username: str, command: messages.Send, poster: Callable[[Outcome | Refusal], None], now: float
+    ) -> None:
+        """A message from somebody who is no session; *poster* is told what became of it. Raises `Refusal`.
+
+        The shard acknowledges what it hears in the log, so it has to hear it: until the outcome is known it
+        listens to the poster's topics as it does for a session.
+        """
         if not self.ready:
             raise Refusal(ErrorCode.UNAVAILABLE, "the server is not ready; try again", retry_after_ms=1000)
-        try:
-            self._commands.post(username, command, poster, now)
-        except InvalidName as exc:
-            raise refusal_of(exc) from exc
+        topics = (user_topic(username), LOBBY_TOPIC)
+
+        def heard(outcome: Outcome | Refusal) -> None:
+            self.topics.release(topics)
+            poster(outcome)
+
+        def send(now: float) -> None:
+            try:
+                self._commands.post(username, command, heard, now)
+            except Refusal as refusal:
+                heard(refusal)
+            except InvalidName as exc:
+                heard(refusal_of(exc))
+
+        self.topics.want(topics, send, now)
 
     def look_again(self, changes: Changes, refusal: Callable[[Proof], Refusal | None]) -> None:
         """The access list has changed: close the sessions that it does not allow any more."""

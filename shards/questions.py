@@ -53,8 +53,12 @@ class Questions:
         """Say something for somebody who has no session here; what became of it. Raises `Refusal`."""
         done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
-        def poster(outcome: Outcome) -> None:
-            if not done.done():
+        def poster(outcome: Outcome | Refusal) -> None:
+            if done.done():
+                return
+            if isinstance(outcome, Refusal):
+                done.set_exception(outcome)
+            else:
                 done.set_result(outcome)
 
         self._hub.post(username, command, poster, self._clock())

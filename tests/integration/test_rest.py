@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.integration.client import connection
-from tests.integration.system import System
+from tests.integration.system import System, running
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -107,3 +107,119 @@ def test_the_page_lets_nothing_else_in(system: System) -> None:
     assert page.headers["x-content-type-options"] == "nosniff"
     for path in ("/../pyproject.toml", "/%2e%2e/pyproject.toml", "/app.js/../../pyproject.toml"):
         assert system.get(path).status in (400, 403, 404)
+
+
+# --- posting, lists, search ---------------------------------------------------------------------------
+
+
+async def test_a_post_is_a_message_like_any_other(system: System) -> None:
+    token = system.token("post-ann")
+    async with connection(system.ws, token=token) as device, connection(system.ws, "post-ben") as ben:
+        body, key = {"content": "by HTTP", "recipient": "post-ben"}, {"Idempotency-Key": "post-key-00000001"}
+        first = system.post("/api/messages", body, {**bearer(token), **key})
+        assert first.status == 201
+        assert (await ben.take("message", content="by HTTP"))["seq"] == first.json["seq"]
+        assert (await device.take("message", content="by HTTP"))["client_id"] == "post-key-00000001"
+        again = system.post("/api/messages", body, {**bearer(token), **key})
+        assert (again.status, again.json) == (200, {**first.json, "duplicate": True})
+        by_socket = await device.ask(
+            "ack", type="send", id="post-key-00000001", content="by HTTP", recipient="post-ben"
+        )
+        assert (by_socket["seq"], by_socket["duplicate"]) == (first.json["seq"], True)
+        other = system.post("/api/messages", {**body, "content": "another"}, {**bearer(token), **key})
+        assert (other.status, other.error, other.json["stored"]) == (409, "conflict", "no")
+    rows = system.rows("select content from messages where sender = 'post-ann'")
+    assert [row["content"] for row in rows] == ["by HTTP"]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        ({"content": ""}, {}, 400),
+        ({"content": "x", "recipent": "ben"}, {}, 400),
+        ({"content": "a\0b"}, {}, 400),
+        ({"content": "x", "recipient": "a b"}, {}, 400),
+        ({"content": "x" * 20_000}, {}, 413),
+        ({"content": "x"}, {"Idempotency-Key": "short"}, 400),
+        ({"content": "x"}, {"Idempotency-Key": "~server-made-key-1"}, 400),
+        ({"content": "x"}, {"Content-Type": "text/plain"}, 415),
+        ({"content": "x"}, {"Origin": "https://evil.example"}, 403),
+    ],
+)
+def test_a_bad_post_is_refused(system: System, body: object, headers: dict[str, str], status: int) -> None:
+    answer = system.post("/api/messages?username=bad-poster", body, headers)
+    assert answer.status == status, answer.body
+    assert not system.rows("select 1 from messages where sender = 'bad-poster'")
+
+
+async def test_conversations_are_listed_with_what_is_unread(system: System) -> None:
+    async with connection(system.ws, "list-ann") as ann:
+        for i in range(3):
+            await ann.say(f"to ben {i}", "list-ben")
+        await ann.say("to cat", "list-cat")
+        await ann.say("to ben, at last", "list-ben")
+    listed = system.get("/api/conversations?username=list-ben").json["conversations"]
+    mine = next(one for one in listed if one["conversation"] == "direct:list-ann:list-ben")
+    assert (mine["unread"], mine["last_seq"], mine["peer"]) == (4, 4, "list-ann")
+    assert mine["last_message"]["content"] == "to ben, at last"
+    names, after = [], ""
+    while after is not None:
+        page = system.get(f"/api/conversations?username=list-ann&limit=1{after and '&after=' + after}").json
+        names += [one["conversation"] for one in page["conversations"]]
+        after = page["next"]
+    direct = [name for name in names if name.startswith("direct")]
+    assert direct == ["direct:list-ann:list-ben", "direct:list-ann:list-cat"]
+    assert len(names) == len(set(names))
+
+
+async def test_search_finds_what_one_may_read(system: System) -> None:
+    async with connection(system.ws, "find-ann") as ann:
+        await ann.say("the zeppelin has landed", "find-ben")
+        await ann.say("Zeppelins are quiet", "find-cat")
+        await ann.say("a zeppelin for everybody")
+
+    def found(who: str, query: str) -> list[str]:
+        answer = system.get(f"/api/search?username={who}&q={query}")
+        assert answer.status == 200, answer.body
+        return [one["content"] for one in answer.json["messages"]]
+
+    assert found("find-ben", "zeppelin") == ["a zeppelin for everybody", "the zeppelin has landed"]
+    assert found("find-cat", "ZEPP") == ["a zeppelin for everybody", "Zeppelins are quiet"]
+    assert found("find-dan", "zeppelin") == ["a zeppelin for everybody"]
+    assert found("find-ann", "zeppelin%20-everybody") == ["the zeppelin has landed"]
+    assert found("find-ann", "%22has%20landed%22") == ["the zeppelin has landed"]
+    assert found("find-ann", "nothing-like-it") == []
+    for strange in ("%27", "%22", "%26%7C!", ":*", "-", "a%3A%3Ab", "%5C"):
+        found("find-ann", strange)
+    first = system.get("/api/search?username=find-ann&q=zeppelin&limit=1").json
+    rest = system.get(f"/api/search?username=find-ann&q=zeppelin&before={first['next']}").json
+    assert len(rest["messages"]) == 2
+    narrowed = system.get("/api/search?username=find-ann&q=zepp&conversation=direct:find-ann:find-ben").json
+    assert [one["content"] for one in narrowed["messages"]] == ["the zeppelin has landed"]
+    assert system.get("/api/search?username=find-dan&q=z&conversation=direct:find-ann:find-ben").status == 403
+
+
+async def test_people_are_found_by_the_beginning_of_their_names(system: System) -> None:
+    async with connection(system.ws, "Who-Ann"), connection(system.ws, "who-ben"):
+
+        def found() -> list[tuple[str, bool]]:
+            users = system.get("/api/users?username=x&q=WHO-").json["users"]
+            return [(one["username"], one["online"]) for one in users]
+
+        system.until(lambda: found() == [("Who-Ann", True), ("who-ben", True)], 5, "both found")
+    assert system.get("/api/users?username=x&q=100%25").json["users"] == []
+
+
+def test_pages_of_other_origins(tmp_path_factory: pytest.TempPathFactory) -> None:
+    origin = "https://shop.example"
+    with running(tmp_path_factory.mktemp("cors"), shards=1, env={"HUBBUB_ALLOWED_ORIGINS": origin}) as system:
+        answer = system.get("/api/config", {"Origin": origin})
+        assert answer.headers["access-control-allow-origin"] == origin
+        assert answer.headers["vary"] == "Origin"
+        assert (
+            "access-control-allow-origin" not in system.get("/api/config", {"Origin": "https://evil.example"}).headers
+        )
+        refused = system.get("/api/me", {"Origin": origin})
+        assert (refused.status, refused.headers["access-control-allow-origin"]) == (401, origin)
+        posted = system.post("/api/messages?username=shop", {"content": "hi"}, {"Origin": origin})
+        assert posted.status == 201, posted.body
