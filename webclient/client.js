@@ -2,7 +2,7 @@
 // Free of the page: it reports changes through `notify` and can run anywhere that has WebSocket.
 
 import { Conversation, direct, LOBBY, peerOf } from "./conversation.js";
-import { newKey, Outbox } from "./outbox.js";
+import { newEntry, newKey } from "./outbox.js";
 
 const RESEND_MS = 5000; // an unanswered send goes out again on the same connection
 const RECEIVED_MS = 100; // at most this often, and with few commands, positions are confirmed
@@ -21,15 +21,15 @@ export class Client {
    * `online` (the set of names has changed), `roster` (the list of who is online is to be fetched anew, see
    * `setOnline`) and `problem` (a text).
    * `explain()` is asked after a refused handshake, whose HTTP status a browser hides: a promise of the
-   * reason why trying again is useless, or of null.
+   * reason why trying again is useless, or of null. `storage` is what this device keeps, see `Storage`; what it
+   * holds of `username` is shown at once and synced from where it ends.
    */
-  constructor({ connect, notify, explain, storage, random = Math.random, now = Date.now }) {
-    Object.assign(this, { connect, notify, explain, storage, random, now });
+  constructor({ connect, notify, explain, storage, username, random = Math.random, now = Date.now }) {
+    Object.assign(this, { connect, notify, explain, storage, username, random, now });
     this.state = "connecting"; // connecting | syncing | online | waiting | stopped
     this.reason = ""; // why it is waiting or has stopped, for a person
     this.retryAt = 0; // ms since 1970, while waiting
-    this.username = null;
-    this.epoch = null;
+    this.epoch = storage.epoch;
     this.limits = { content_bytes: 16384, in_flight: 64 };
     this.backoff = { min_ms: 200, max_ms: 10000 }; // until a welcome says better
     this.attempts = 0;
@@ -38,7 +38,9 @@ export class Client {
     this.requests = new Map(); // id -> {resolve, reject, timer}
     this.inFlight = new Set(); // keys of sends on this connection
     this.serial = 0;
-    this.outbox = null;
+    this.conversation(LOBBY);
+    for (const kept of storage.conversations) this.conversation(kept.name).restore(kept);
+    for (const entry of storage.pending) this.conversation(entry.conversation).pending.push(entry);
   }
 
   start() {
@@ -79,11 +81,18 @@ export class Client {
     if (conversation.position === null && this.state === "online") this.#fill(conversation);
   }
 
-  send(name, content) {
-    const entry = this.outbox.add(name, content, this.now());
+  async send(name, content) {
+    const entry = { ...newEntry(name, content, this.now()), keeping: true };
     this.conversation(name).pending.push(entry);
     this.notify("conversation", name);
+    await this.storage.keep(entry); // on the device before it is on the wire
+    entry.keeping = false;
     this.#pump();
+  }
+
+  /** A fresh token: the session goes on with it. */
+  renew(token) {
+    if (this.state === "syncing" || this.state === "online") this.#write({ type: "token", token });
   }
 
   /** Try a refused message again. */
@@ -91,10 +100,10 @@ export class Client {
     const conversation = this.conversation(name);
     const entry = conversation.pending.find((each) => each.id === id);
     if (!entry?.failed) return;
-    this.outbox.remove(id);
+    this.storage.remove(id);
     // It was refused, not stored, so a new key is safe, and the only cure where the key was the trouble.
     Object.assign(entry, { id: newKey(), failed: undefined, sent: undefined });
-    this.outbox.keep(entry);
+    this.storage.keep(entry);
     this.notify("conversation", name);
     this.#pump();
   }
@@ -103,7 +112,13 @@ export class Client {
   discard(name, id) {
     const conversation = this.conversation(name);
     conversation.pending = conversation.pending.filter((entry) => entry.id !== id);
-    this.outbox.remove(id);
+    this.storage.remove(id);
+    this.notify("conversation", name);
+  }
+
+  /** Another window of this browser has shown everything up to `seq`. */
+  readElsewhere(name, seq) {
+    this.conversation(name).seen(seq);
     this.notify("conversation", name);
   }
 
@@ -303,11 +318,6 @@ export class Client {
     this.limits = event.limits;
     this.backoff = event.reconnect;
     this.username = event.username;
-    if (!this.outbox) {
-      this.outbox = new Outbox(this.storage, event.username);
-      this.conversation(LOBBY);
-      for (const entry of this.outbox.load()) this.conversation(entry.conversation).pending.push(entry);
-    }
     this.#epoch(event.epoch);
     this.#watch(event.ping);
     this.#become("syncing");
@@ -320,7 +330,9 @@ export class Client {
         conversation.forget();
         this.notify("conversation", conversation.name);
       }
+      this.storage.forgetConversations();
     }
+    if (this.epoch !== epoch) this.storage.saveEpoch(epoch);
     this.epoch = epoch;
   }
 
@@ -473,7 +485,7 @@ export class Client {
     }
     this.inFlight.delete(entry.id);
     entry.failed = event.message;
-    this.outbox.keep(entry);
+    this.storage.keep(entry);
     this.notify("conversation", entry.conversation);
     this.#pump();
   }
@@ -493,7 +505,7 @@ export class Client {
   #pump() {
     if (this.state !== "online") return;
     for (const { pending } of this.conversations.values()) {
-      const entry = pending.find(({ stored, failed }) => !stored && !failed);
+      const entry = pending.find(({ stored, failed, keeping }) => !stored && !failed && !keeping);
       if (!entry || this.inFlight.has(entry.id)) continue;
       if (this.inFlight.size >= this.limits.in_flight) return;
       this.inFlight.add(entry.id);
@@ -512,7 +524,7 @@ export class Client {
   #settled(id) {
     clearTimeout(this.#pending(id)?.timer);
     this.inFlight.delete(id);
-    this.outbox.remove(id);
+    this.storage.remove(id);
     queueMicrotask(() => this.#pump()); // the next in line, once the conversation has let go of this one
   }
 

@@ -59,6 +59,30 @@ export class Conversation {
     this.disconnected();
   }
 
+  /** What is worth keeping on the device, with the newest `most` messages; null while nothing is known. */
+  snapshot(most) {
+    if (this.position === null) return null;
+    const { name, position, unread, counted, readSeq, peerDelivered, peerRead } = this;
+    const messages = this.messages.slice(-most);
+    const cut = messages.length < this.messages.length;
+    const base = cut ? this.messages.at(-most - 1).seq : this.base;
+    const kept = { name, position, base, older: this.older || cut, messages };
+    return { ...kept, unread, counted, readSeq, peerDelivered, peerRead };
+  }
+
+  /** A snapshot comes back. */
+  restore(kept) {
+    Object.assign(this, kept);
+  }
+
+  /** Read up to `seq` in another window. */
+  seen(seq) {
+    if (seq <= this.readSeq) return;
+    this.readSeq = Math.min(seq, this.position ?? 0);
+    this.readSent = this.readSeq;
+    this.#countFrom(this.readSeq);
+  }
+
   /** What was in the air is void; the next sync brings it again. */
   disconnected() {
     this.ahead.clear();

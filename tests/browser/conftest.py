@@ -10,9 +10,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, ViewportSize, expect, sync_playwright
@@ -80,8 +82,9 @@ def _kill(pid: int, number: signal.Signals) -> None:
 class Server:
     """`hubbub up` on a data directory of its own, which outlives every crash."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, env: Mapping[str, str] | None = None) -> None:
         self.data_dir = home / "data"
+        self._env = {**os.environ, **(env or {})}
         self._output = home / "up.log"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -95,7 +98,7 @@ class Server:
         command += ["--data-dir", str(self.data_dir), "--port", str(self.port)]
         with self._output.open("ab") as output:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                command, cwd=ROOT, env=self._env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
         deadline = time.monotonic() + READY_SECONDS
         while not self._ready():
@@ -207,20 +210,27 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """The whole system, ready."""
+@contextmanager
+def running(env: Mapping[str, str]) -> Iterator[Server]:
+    """The whole system with these settings, ready."""
     # Not below pytest's own directory: that is closed to others, and PostgreSQL, which never runs as root,
     # has to get through to its data. The name is short because Unix sockets allow 107 bytes.
     home = Path(tempfile.mkdtemp(prefix="hubbub-"))
     home.chmod(0o755)
-    running = Server(home)
+    system = Server(home, env)
     try:
-        running.start()
-        yield running
+        system.start()
+        yield system
     finally:
-        running.stop()
+        system.stop()
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """The whole system, ready. Clients of tests write faster than people."""
+    with running({"HUBBUB_LIMIT_RATE": "0"}) as system:
+        yield system
 
 
 @pytest.fixture
@@ -240,7 +250,13 @@ def page_files() -> Callable[[Page, str], None]:
     def serve(page: Page, origin: str) -> None:
         def answer(route: Route) -> None:
             file = ROOT / "webclient" / (route.request.url.removeprefix(f"{origin}/") or "index.html")
-            if file.is_file():
+            if "/api/" in route.request.url:
+                # Who one is, and what can be done here: a guest, under the name that was given.
+                name = parse_qs(urlsplit(route.request.url).query).get("username", [""])[0]
+                config = {"version": "0", "accounts": "off", "guests": True}
+                me = {"username": name, "guest": True, "role": "member"}
+                route.fulfill(json=me if "/api/me" in route.request.url else config)
+            elif file.is_file():
                 route.fulfill(path=file)
             else:
                 route.fulfill(status=404)

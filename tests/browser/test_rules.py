@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import Locator, Page, WebSocketRoute, expect
 
+from tests.browser.test_chat import KEPT_SENDS
+
 if TYPE_CHECKING:
     from tests.browser.conftest import People
 
@@ -213,7 +215,7 @@ def test_an_unanswered_send_goes_out_again_under_the_same_key(page: Page, wire: 
     wire.say({**ack, "id": second["id"], "seq": 2, "message_id": 2}, message(3, "well"))
     expect(texts(page)).to_have_text(["hello", "and more", "well"])
     expect(page.locator('#messages [data-state="stored"]')).to_have_count(2)
-    assert page.evaluate("localStorage.length") == 0
+    assert page.evaluate(KEPT_SENDS) == 0
 
 
 def test_what_another_window_of_ours_has_sent_settles_it_and_a_strangers_key_does_not(page: Page, wire: Wire) -> None:
@@ -264,7 +266,7 @@ def test_a_refused_message_says_why_and_can_be_tried_again(page: Page, wire: Wir
     wire.say({**error, "id": again["id"], "code": "forbidden", "message": "not here", "temporary": False})
     page.get_by_role("button", name="Discard").click()
     expect(texts(page)).to_have_count(0)
-    assert page.evaluate("localStorage.length") == 0
+    assert page.evaluate(KEPT_SENDS) == 0
 
 
 def test_another_epoch_drops_what_is_held(page: Page, wire: Wire) -> None:
