@@ -6,7 +6,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import CDPSession, Page, expect
+from playwright.sync_api import CDPSession, Dialog, Page, expect
 from websockets.sync.client import connect
 
 from tests.browser.conftest import Scheme
@@ -49,7 +49,12 @@ def test_xss_through_every_field_is_inert(server: "Server", people: "People") ->
     for page in (mallory, victim):
         watch_policy(page)
     dialogs: list[str] = []
-    victim.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+
+    def dismiss(dialog: Dialog) -> None:
+        dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    victim.on("dialog", dismiss)
     for page, name in ((mallory, "x.mallory@-+_"), (victim, "x.victim")):
         page.goto(f"{server.url}/#<img src=x onerror=window.xss=1>")
         page.get_by_label("Your name").fill(PAYLOADS[0])
