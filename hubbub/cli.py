@@ -160,6 +160,30 @@ def env(settings: Settings) -> None:
             click.echo(f"export {name}={shlex.quote(value)}")
 
 
+@main.command()
+@click.option("--once", is_flag=True, help="Print it once; so it does where its output is no terminal.")
+@click.option("--json", "as_json", is_flag=True, help="Print it once, as JSON.")
+@_with_settings("data_dir", "host", "port")
+def top(settings: Settings, once: bool, as_json: bool) -> None:
+    """Show live what every process of the server on this machine does."""
+    from hubbub import top as showing
+
+    showing.top(settings, once=once, as_json=as_json)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each check.")
+@_with_settings()
+def doctor(settings: Settings, as_json: bool) -> None:
+    """Check this deployment and say what is wrong and how to mend it. Changes nothing.
+
+    Ends with 0 when all is well, 1 with warnings, 2 with problems.
+    """
+    from hubbub.doctor import examine
+
+    raise SystemExit(examine(settings, as_json=as_json))
+
+
 @main.group()
 def user() -> None:
     """Add, list and change the accounts of this server."""

@@ -21,9 +21,9 @@ from hubbub.bus.link import Link
 from hubbub.bus.zeromq import BusConfigurationError, Peer, load_curve
 from hubbub.runtime.files import FileError, asset, read_secret
 from hubbub.runtime.lifecycle import Life, LifecycleError
-from hubbub.runtime.metrics import Metrics, merged
+from hubbub.runtime.metrics import Metrics, merged, read_talkers, write_talkers
 from hubbub.settings import ShardSettings
-from shards import accounts, api, described
+from shards import accounts, admin, api, described
 from shards.access import AccessList, Changes, Follower
 from shards.auth import Authenticator, Claims
 from shards.connection import Ticker, flush
@@ -42,6 +42,8 @@ _TICK = 0.1
 # to say what is missing.
 _LISTEN_AT_LATEST = 3.0
 _BACKLOG = 4096
+_TALKERS_EVERY = 5.0
+_FADE_EVERY = 60.0
 
 
 class ShardApp(Collector):
@@ -92,11 +94,12 @@ class ShardApp(Collector):
             trusted_proxies=networks(settings.trusted_proxies),
             ready=self._is_ready,
         )
+        glance = admin.Glance(partial(merged, settings.run_dir), partial(read_talkers, settings.run_dir))
         people = accounts.Accounts.of(settings, secret, self.passwords, self._questions)
         application = Application(
             [
                 socket_route(context),
-                *(route.for_tornado() for route in described.routes(context, self._questions, people)),
+                *(route.for_tornado() for route in described.routes(context, self._questions, people, glance)),
                 *api.others(context),
                 page_route(context),
             ],
@@ -118,6 +121,17 @@ class ShardApp(Collector):
                 self.follower.tick(now)
             self._ticker.wake()
             await asyncio.sleep(_TICK)
+
+    async def tell_talkers(self) -> None:
+        """Write who says most, for whichever shard an administrator asks; for ever."""
+        faded = self._loop.time()
+        while True:
+            await asyncio.sleep(_TALKERS_EVERY)
+            with suppress(OSError):  # a full disk takes the list, not the chat
+                write_talkers(self._settings.run_dir, self._settings.name, self.hub.talkers.counts)
+            if self._loop.time() - faded >= _FADE_EVERY:
+                faded = self._loop.time()
+                self.hub.talkers.fade()
 
     async def listen(self) -> None:
         """Take connections once the hub is ready, or after a while all the same."""
@@ -238,6 +252,7 @@ async def open_shard(settings: ShardSettings, life: Life) -> None:
     metrics.watch(life)
     life.spawn(app.peer.run(), "bus")
     life.spawn(app.tick(), "tick")
+    life.spawn(app.tell_talkers(), "talkers")
     if app.key_set is not None:
         life.spawn(app.key_set.run(), "jwks")
     life.stack.callback(app.passwords.close)

@@ -18,6 +18,7 @@ from shards.confirm import Confirmations
 from shards.outbox import Outbox
 from shards.requests import Outcome, Pending, Requests
 from shards.session import Session, Stage
+from shards.talkers import Talkers
 from shards.topics import Topics
 
 # A typing notice of a session is passed on at most this often (seconds).
@@ -71,6 +72,7 @@ class Commands:
         self._server_time = server_time
         self._origin = origin
         self._keys = 0
+        self.talkers = Talkers()
 
     def carry_out(self, session: Session, command: messages.Command, now: float) -> None:
         """Dispatch on the command's type."""
@@ -157,6 +159,7 @@ class Commands:
         request = internal.Send(
             self._origin, no, conversation, username, command.recipient, key, content, command.reply_to, mentions, False
         )
+        self.talkers.count(username)
         return self._requests.add(slot, no, request, now, None)
 
     def _cursor(self, session: Session, command: messages.Received | messages.Read) -> None:

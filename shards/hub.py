@@ -37,6 +37,7 @@ from shards.confirm import Confirmations
 from shards.outbox import Outbox
 from shards.requests import Answer, Outcome, Pending, Requests
 from shards.session import Session, Stage
+from shards.talkers import Talkers
 from shards.topics import Topics
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ class Hub:
         if self._bus is None:
             raise RuntimeError("Hub.connect was not called")
         return self._bus
+
+    @property
+    def talkers(self) -> Talkers:
+        """Who says most here."""
+        return self._commands.talkers
 
     @property
     def ready(self) -> bool:

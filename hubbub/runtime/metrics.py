@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import prometheus_client
 import structlog
 from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
@@ -28,6 +29,7 @@ log = structlog.get_logger()
 WRITE_EVERY = 1.0
 # Five writes missed: the process hangs or is gone.
 FRESH_SECONDS = 5.0
+TALKERS_FRESH = 20.0
 _PID_LINE = re.compile(r"# pid (\d+)\n")
 
 # The time of a metric's first use doubles the samples of every counter and tells us nothing.
@@ -121,6 +123,24 @@ class _Merged(Collector):
             return  # two versions side by side in a rolling restart: one family cannot have two types
         for sample in family.samples:
             target.add_sample(sample.name, {**sample.labels, "process": process}, sample.value)
+
+
+def write_talkers(run_dir: Path, process: str, counts: dict[str, int]) -> None:
+    """Who says most at *process*; beside the snapshots, since names are no labels. Raises `OSError`."""
+    write_whole(metrics_dir(run_dir) / f"{process}.talkers", msgspec.json.encode(counts))
+
+
+def read_talkers(run_dir: Path, *, now: float | None = None) -> dict[str, int]:
+    """All processes' counts together."""
+    total: dict[str, int] = {}
+    for path in metrics_dir(run_dir).glob("*.talkers"):
+        try:
+            if (time.time() if now is None else now) - path.stat().st_mtime < TALKERS_FRESH:
+                for name, count in msgspec.json.decode(path.read_bytes(), type=dict[str, int]).items():
+                    total[name] = total.get(name, 0) + count
+        except (OSError, msgspec.MsgspecError) as exc:
+            log.warning("cannot read the talkers", file=path.name, reason=str(exc))
+    return total
 
 
 def _snapshots(directory: Path, now: float) -> Iterable[tuple[str, list[Metric]]]:
