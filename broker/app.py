@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from broker.router import Router
+from hubbub.bus import batch
 from hubbub.bus.zeromq import BrokerSocket, BusConfigurationError, load_curve
 from hubbub.runtime.lifecycle import Life, LifecycleError
 from hubbub.runtime.metrics import Metrics
@@ -30,6 +31,8 @@ class Broker(Collector):
             self._socket = BrokerSocket(settings.bus_url, curve, self._receive)
         except BusConfigurationError as exc:
             raise LifecycleError(str(exc)) from exc
+        # The broker opens no payload, but to log what passes, where somebody asked for that.
+        self._debug = settings.log_level == "debug"
         self._log.info("listening", url=settings.bus_url)
 
     def close(self) -> None:
@@ -63,6 +66,9 @@ class Broker(Collector):
 
     def _receive(self, peer: bytes, frames: list[bytes]) -> None:
         self._messages += 1
+        if self._debug:
+            for step, trace in batch.traces(frames):
+                self._log.debug(step, trace=trace)
         for target, outgoing in self._router.receive(peer, frames, self._loop.time()):
             if not self._socket.send(target, outgoing):
                 # A message it cannot be given is a hole it must learn of: from now on it is a stranger.

@@ -28,7 +28,6 @@ from hubbub.values import (
     read_boolean,
     read_bus_url,
     read_database_url,
-    read_fraction,
     read_host,
     read_http_url,
     read_list,
@@ -209,13 +208,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _is(read_one_of(LogFormat), "JSON lines, or pretty ones; auto: pretty on a terminal", "auto, json or pretty"),
     ] = "auto"
     metrics: Annotated[bool, _is(read_boolean, "Serve /metrics", _BOOLEAN)] = True
-    otel_endpoint: Annotated[
-        str,
-        _is(read_http_url, "OTLP/HTTP collector for spans (needs hubbub[otel])", "an http(s) URL, or empty"),
-    ] = ""
-    trace_sample: Annotated[
-        float, _is(read_fraction, "Share of messages whose spans are exported", "a number, 0 to 1")
-    ] = 0.01
     limits: Limits = Limits()
     origins: dict[str, str] = {}
 
@@ -265,8 +257,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             metrics=self.metrics,
             log_level=self.log_level,
             log_format=self.log_format,
-            otel_endpoint=self.otel_endpoint,
-            trace_sample=self.trace_sample,
         )
 
     def broker(self) -> "BrokerSettings":
@@ -279,8 +269,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             limits=self.limits,
             log_level=self.log_level,
             log_format=self.log_format,
-            otel_endpoint=self.otel_endpoint,
-            trace_sample=self.trace_sample,
         )
 
     def store(self) -> "StoreSettings":
@@ -295,8 +283,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             limits=self.limits,
             log_level=self.log_level,
             log_format=self.log_format,
-            otel_endpoint=self.otel_endpoint,
-            trace_sample=self.trace_sample,
         )
 
     def postgres(self) -> "PostgresSettings":
@@ -311,8 +297,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             user=self.postgres_user,
             log_level=self.log_level,
             log_format=self.log_format,
-            otel_endpoint=self.otel_endpoint,
-            trace_sample=self.trace_sample,
         )
 
     def environ(self) -> dict[str, str]:
@@ -343,8 +327,6 @@ class _Process(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: Path
     log_level: LogLevel
     log_format: LogFormat
-    otel_endpoint: str = ""
-    trace_sample: float = 0.0
 
 
 class _Peer(_Process, frozen=True, kw_only=True):

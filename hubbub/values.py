@@ -128,13 +128,6 @@ def read_networks(value: object) -> tuple[str, ...]:
     return tuple(str(ip_network(item)) for item in read_list(value))
 
 
-def read_fraction(value: object) -> float:
-    number = read_number(value)
-    if number > 1:
-        raise ValueError(value)
-    return number
-
-
 def read_http_url(value: object) -> str:
     text = read_text(value)
     parts = urlsplit(text)

@@ -75,6 +75,8 @@ class ShardApp(Collector):
             ),
         )
         hub.connect(self.peer.link)
+        if settings.log_level == "debug":
+            hub.trace = lambda step, trace: self._log.debug(step, trace=trace)
         ticker = Ticker(self._loop, self._flush)
         self.peer.after = ticker.wake
         self._ticker = ticker

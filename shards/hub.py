@@ -24,7 +24,9 @@ from hubbub.protocol.internal import (
     Replay,
     Reply,
     Request,
+    Send,
     Signal,
+    trace_of,
 )
 from hubbub.protocol.limits import Limits
 from hubbub.protocol.refusals import CloseCode, ErrorCode, Refusal
@@ -80,6 +82,7 @@ class Hub:
         self.name = name
         self.limits = limits
         self.draining = False
+        self.trace: Callable[[str, str], None] | None = None  # told of each message's steps, at level debug
         self.sessions: dict[Session, None] = {}
         self.positions = Positions()
         self.pending = Requests()
@@ -345,6 +348,10 @@ class Hub:
             if not later:
                 self._requested = now
                 out, self.pending.out = self.pending.out, []
+                if self.trace is not None:
+                    for _, request in out:
+                        if isinstance(request, Send):
+                            self.trace("forwarded", trace_of(request.origin, request.no))
                 bus.request(out)
         if self._signals:
             bus.signal(self._signals)
@@ -402,6 +409,8 @@ class Hub:
 
     def _apply(self, topics: list[str], event: LogEvent) -> None:
         pending = self.pending.answered(event.no) if event.origin == self.name else None
+        if self.trace is not None and event.origin:
+            self.trace("delivered" if pending is None else "acknowledged", trace_of(event.origin, event.no))
         origins: list[Session] = []
         if pending is not None:
             for session, command in pending.waiters:

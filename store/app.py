@@ -30,6 +30,8 @@ class StoreApp(Collector):
         self._loop = asyncio.get_running_loop()
         self._log = structlog.get_logger()
         self.core = Store(settings.limits)
+        if settings.log_level == "debug":
+            self.core.trace = lambda step, trace: self._log.debug(step, trace=trace)
         registry = metrics.registry
         self._commit_seconds = Histogram(
             "hubbub_store_commit_seconds",

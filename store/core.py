@@ -4,6 +4,8 @@ Writes go through the sequencer and come back by `stored`; reads are handed out 
 by `answer`. `flush` passes on what a tick produced.
 """
 
+from collections.abc import Callable
+
 from hubbub.bus.interface import Bus
 from hubbub.protocol.conversation import split_id, user_slot
 from hubbub.protocol.internal import (
@@ -32,6 +34,7 @@ from hubbub.protocol.internal import (
     SwapRefresh,
     Sync,
     WhoIsOnline,
+    trace_of,
 )
 from hubbub.protocol.limits import WATERMARK_EVERY, Limits
 from store.cursors import CursorBatch, Cursors, receipts
@@ -64,6 +67,7 @@ class Store:
         self.cursors = Cursors()
         self.reads: list[tuple[bytes, Read]] = []
         self.stored_messages = 0
+        self.trace: Callable[[str, str], None] | None = None  # told of each message's steps, at level debug
         self.duplicates = 0
         self.replays = 0
         self._reads_max = limits.store_queue
@@ -96,6 +100,8 @@ class Store:
         for request in requests:
             match request:
                 case Send():
+                    if self.trace is not None:
+                        self.trace("sequencing", trace_of(request.origin, request.no))
                     self.sequencer.offer(peer, request)
                 case MoveCursors():
                     self.cursors.offer(peer, request)
@@ -145,6 +151,9 @@ class Store:
 
     def stored(self, batch: Batch, rows: list[StoredRow]) -> None:
         """The batch is committed."""
+        if self.trace is not None:
+            for waiting in batch.waiting:
+                self.trace("committed", trace_of(waiting.send.origin, waiting.send.no))
         for row in rows:
             if row.fresh:
                 self.stored_messages += 1

@@ -470,6 +470,11 @@ class Signal(_Packed):
     payload: bytes
 
 
+def trace_of(origin: str, no: int) -> str:
+    """The id under which every process logs a message's steps (at level debug): its origin and number there."""
+    return f"{origin}#{no}"
+
+
 TERM_BITS = 32
 
 

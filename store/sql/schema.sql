@@ -97,8 +97,6 @@ create table refresh_tokens (
 create index refresh_tokens_family on refresh_tokens (family);
 create index refresh_tokens_username on refresh_tokens (username);
 
-create index messages_search on messages using gin (to_tsvector('simple', content));
-
 -- Each direct message with its state: has the recipient received it, has the recipient read it.
 create view direct_messages as
 select m.id, m.conversation, m.seq, m.sender, m.recipient, m.content, m.timestamp,

@@ -1,4 +1,4 @@
--- Accounts, refresh tokens and revocations; and search over names and texts.
+-- Accounts, refresh tokens and revocations; and search over names.
 
 create table access_version (
     only_row boolean primary key default true check (only_row),
@@ -36,5 +36,3 @@ create table refresh_tokens (
 );
 create index refresh_tokens_family on refresh_tokens (family);
 create index refresh_tokens_username on refresh_tokens (username);
-
-create index messages_search on messages using gin (to_tsvector('simple', content));
