@@ -7,6 +7,7 @@ import { choose, theme } from "./theme.js";
 import { Avatar, brief, html, Icon } from "./ui.js";
 
 const SEARCH_MS = 200; // after the last key
+const RETRY_MS = 2000; // a search that got no answer is repeated so much later
 
 export function Dialogs() {
   const views = { find: Find, search: Search, settings: Settings, keys: Keys };
@@ -44,14 +45,18 @@ function useSearch(query, look) {
       return undefined;
     }
     let current = true;
-    const timer = setTimeout(async () => {
+    let timer = setTimeout(ask, SEARCH_MS);
+    async function ask() {
       try {
         const found = await look(query.trim());
         if (current) setState({ found, done: true });
       } catch (error) {
-        if (current) setState({ found: [], problem: error.status ? error.message : "The server does not answer." });
+        if (!current) return;
+        setState({ found: [], problem: error.status ? error.message : "The server does not answer." });
+        // A server that is away or busy may be back in a moment; a query that it refuses stays refused.
+        if (!error.status || error.retryAfter) timer = setTimeout(ask, error.retryAfter ?? RETRY_MS);
       }
-    }, SEARCH_MS);
+    }
     return () => {
       current = false;
       clearTimeout(timer);

@@ -40,6 +40,7 @@ export class Storage {
       storage.database = null;
     }
     storage.pending.sort((a, b) => a.at - b.at);
+    addEventListener("pagehide", () => storage.flush());
     return storage;
   }
 
@@ -59,6 +60,7 @@ export class Storage {
 
   /** A send is kept before it goes out: resolves when it would survive a crash of the browser. */
   async keep({ id, conversation, content, at, failed }) {
+    this.flush(); // what it answers to comes first, or a reload at once would show it alone
     await this.#write("pending", (store) => store.put({ id, conversation, content, at, failed }), true);
   }
 
@@ -75,6 +77,7 @@ export class Storage {
   flush() {
     clearTimeout(this.timer);
     this.timer = undefined;
+    if (!this.changed.size) return undefined;
     const changed = [...this.changed].slice(0, CONVERSATIONS_MAX);
     this.changed.clear();
     return this.#write("conversations", (store) => {

@@ -1,8 +1,11 @@
 """The curl examples of the documents, run in their order against a real server."""
 
 import json
+import os
 import re
+import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -27,7 +30,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 def test_an_example_works(server: System, name: str, i: int, block: str) -> None:
     script = block.replace("127.0.0.1:8000", f"127.0.0.1:{server.port}")
     script = script.replace("curl -s ", "curl -sS --fail-with-body ")
-    done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, timeout=30)
+    script = script.replace(".venv/bin/python", shlex.quote(sys.executable))
+    environment = {**os.environ, "HUBBUB_DATA_DIR": str(server.data_dir)}
+    done = subprocess.run(["sh", "-ec", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "error" not in json.loads(done.stdout)
 
