@@ -371,7 +371,7 @@ class Ready(Reader):
     def get(self) -> None:
         """200, or 503 with what is missing."""
         context = self.context
-        if context.ready():
+        if context.ready:
             self.answer(b'{"ready":true}')
             return
         hub = context.hub
@@ -380,7 +380,7 @@ class Ready(Reader):
             missing.append("bus: the broker has not answered")
         if not hub.positions.known:
             missing.append("store: not every slot's position is known")
-        if hub.ready:
+        if not context.access_loaded():
             missing.append("access: the list of accounts and revocations has not come yet")
         refusal = Refusal(ErrorCode.UNAVAILABLE, "not ready: " + "; ".join(missing), retry_after_ms=1000)
         self.refuse(refusal, ready=False, missing=missing)

@@ -83,7 +83,7 @@ class ShardApp(Collector):
         self.follower = Follower(self.access, hub.ask, self._access_changed)
         self._questions = Questions(hub, self._loop.time, ticker.wake)
         self.passwords = Passwords()
-        context = Context(
+        self._context = context = Context(
             hub=hub,
             authenticator=authenticator,
             limits=settings.limits,
@@ -94,7 +94,7 @@ class ShardApp(Collector):
             webclient=asset("webclient"),
             log=self._log,
             trusted_proxies=networks(settings.trusted_proxies),
-            ready=self._is_ready,
+            access_loaded=lambda: self.access.loaded,
         )
         glance = admin.Glance(partial(merged, settings.run_dir), partial(read_talkers, settings.run_dir))
         people = accounts.Accounts.of(settings, secret, self.passwords, self._questions)
@@ -147,7 +147,7 @@ class ShardApp(Collector):
             raise LifecycleError(f"cannot listen on {settings.host} port {settings.port}: {exc.strerror}") from exc
         self._server.add_sockets(sockets)
         self._listening = True
-        self._log.info("listening", host=settings.host, port=settings.port, ready=self._is_ready())
+        self._log.info("listening", host=settings.host, port=settings.port, ready=self._context.ready)
 
     async def drain(self) -> None:
         """Stop taking connections, finish what was taken, send everybody home."""
@@ -223,9 +223,6 @@ class ShardApp(Collector):
             key_set=self.key_set,
         )
 
-    def _is_ready(self) -> bool:
-        return self.hub.ready and self.access.loaded
-
     def _access_changed(self, changes: Changes) -> None:
         self.hub.look_again(changes, self.access.refusal)
         self._ticker.wake()
@@ -240,7 +237,7 @@ class ShardApp(Collector):
             self._later = True
             self._loop.call_later(later, self._flush_later)
         flush(self.hub)
-        if self._is_ready():
+        if self._context.ready:
             self._ready.set()
         elif self.hub.draining and not self.hub.sessions:
             self._empty.set()

@@ -26,7 +26,7 @@ class ChatSocket(Handler):
         """Upgrade. Raises `Refusal`."""
         key = self._check_upgrade()
         self._check_origin()
-        if not self.context.ready():
+        if not self.context.ready:
             raise Refusal(ErrorCode.UNAVAILABLE, "the server is not ready; try again", retry_after_ms=1000)
         offered = [name.strip() for name in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         try:

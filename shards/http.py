@@ -95,8 +95,8 @@ class Context:
     """What the handlers of one shard share.
 
     *clock*: monotonic seconds, the hub's *now*. *wake*: to be called after any input, so that the tick's
-    end writes what it caused. *ready*: whether clients may come. *metrics*: the text of ``/metrics``, None
-    to have no such page.
+    end writes what it caused. *access_loaded*: whether the list of accounts and revocations has come.
+    *metrics*: the text of ``/metrics``, None to have no such page.
     """
 
     hub: Hub
@@ -108,8 +108,13 @@ class Context:
     metrics: Callable[[], bytes] | None
     webclient: Path
     log: FilteringBoundLogger
-    ready: Callable[[], bool]
+    access_loaded: Callable[[], bool]
     trusted_proxies: Sequence[Network] = ()
+
+    @property
+    def ready(self) -> bool:
+        """Whether clients may come."""
+        return self.hub.ready and self.access_loaded()
 
 
 class Handler(web.RequestHandler):

@@ -139,7 +139,7 @@ class System:
             metrics=None,
             webclient=tmp_path,
             log=self.log,
-            ready=lambda: self.hub.ready,
+            access_loaded=lambda: True,
         )
         self.server = HTTPServer(web.Application([handshake.socket_route(context)]), **http.SERVER_OPTIONS)
         sockets = bind_sockets(0, "127.0.0.1")

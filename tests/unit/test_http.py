@@ -49,6 +49,7 @@ class AnsweringHub:
 class Site:
     def __init__(self, root) -> None:
         self.hub = AnsweringHub()
+        self.access_loaded = True
         self.log = structlog.testing.CapturingLogger()
         auth = authenticator(SECRET)
         context = http.Context(
@@ -61,7 +62,7 @@ class Site:
             metrics=lambda: b"up 1\n",
             webclient=root,
             log=self.log,
-            ready=lambda: self.hub.ready,
+            access_loaded=lambda: self.access_loaded,
         )
         self.context = context
         self.questions = questions.Questions(self.hub, time.monotonic, self.wake)  # type: ignore[arg-type]
@@ -269,11 +270,15 @@ async def test_probes(site):
     head = await site.get("/readyz", method="HEAD")
     assert (head.code, head.body) == (200, b"")
     assert (await site.get("/metrics")).body == b"up 1\n"
+    site.access_loaded = False
+    assert [line.split(":")[0] for line in json.loads((await site.get("/readyz")).body)["missing"]] == ["access"]
     site.hub.ready, site.hub.draining = False, True
     site.hub.bus.up = site.hub.positions.known = False
     message = await site.refused("/readyz", 503, "unavailable")
-    assert [word in message for word in ("draining", "bus", "store")] == [True] * 3
-    assert len(json.loads((await site.get("/readyz")).body)["missing"]) == 3
+    assert [word in message for word in ("draining", "bus", "store", "access")] == [True] * 4
+    assert len(json.loads((await site.get("/readyz")).body)["missing"]) == 4
+    site.access_loaded = True
+    assert "access" not in await site.refused("/readyz", 503, "unavailable")
     assert (await site.get("/healthz")).code == 200
 
 
