@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -10,17 +11,24 @@ from prometheus_client.registry import Collector
 from broker.router import Router
 from hubbub.bus import batch
 from hubbub.bus.zeromq import BrokerSocket, BusConfigurationError, load_curve
+from hubbub.protocol.internal import Steps
 from hubbub.runtime.lifecycle import Life, LifecycleError
 from hubbub.runtime.metrics import Metrics
+from hubbub.runtime.tracing import Stretch, follow
 from hubbub.settings import BrokerSettings
 
 _EXPIRE_EVERY = 0.5
+# A message passes twice: to the store as a request, to the shards as an event.
+_STRETCHES = tuple(
+    Stretch(f"route {what}", f"routing_{what}", frozenset({f"{what}_routed"}), "message")
+    for what in ("request", "event")
+)
 
 
 class Broker(Collector):
     """Moves messages between the socket and the router."""
 
-    def __init__(self, settings: BrokerSettings) -> None:
+    def __init__(self, settings: BrokerSettings, steps: Steps | None) -> None:
         self._log = structlog.get_logger()
         self._router = Router()
         self._loop = asyncio.get_running_loop()
@@ -28,11 +36,11 @@ class Broker(Collector):
         self._cut = 0
         try:
             curve = load_curve(settings.bus_url, settings.curve_dir, broker=True)
-            self._socket = BrokerSocket(settings.bus_url, curve, self._receive)
+            # The broker opens no payload, but to tell what passes, where somebody asked for that.
+            receive = self._receive if steps is None else partial(self._receive_and_tell, steps)
+            self._socket = BrokerSocket(settings.bus_url, curve, receive)
         except BusConfigurationError as exc:
             raise LifecycleError(str(exc)) from exc
-        # The broker opens no payload, but to log what passes, where somebody asked for that.
-        self._debug = settings.log_level == "debug"
         self._log.info("listening", url=settings.bus_url)
 
     def close(self) -> None:
@@ -64,11 +72,16 @@ class Broker(Collector):
         yield CounterMetricFamily("hubbub_broker_malformed", "Messages that could not be read", self._router.malformed)
         yield CounterMetricFamily("hubbub_broker_peers_cut", "Peers cut off because their queue was full", self._cut)
 
+    def _receive_and_tell(self, steps: Steps, peer: bytes, frames: list[bytes]) -> None:
+        what, traces = batch.traces(frames)
+        for trace in traces:
+            steps(f"routing_{what}", trace)
+        self._receive(peer, frames)
+        for trace in traces:
+            steps(f"{what}_routed", trace)
+
     def _receive(self, peer: bytes, frames: list[bytes]) -> None:
         self._messages += 1
-        if self._debug:
-            for step, trace in batch.traces(frames):
-                self._log.debug(step, trace=trace)
         for target, outgoing in self._router.receive(peer, frames, self._loop.time()):
             if not self._socket.send(target, outgoing):
                 # A message it cannot be given is a hole it must learn of: from now on it is a stranger.
@@ -79,7 +92,7 @@ class Broker(Collector):
 async def open_broker(settings: BrokerSettings, life: Life) -> None:
     """Bind and route until the process ends. Raises `LifecycleError`."""
     await life.lock(settings.run_dir / "broker.lock")
-    broker = Broker(settings)
+    broker = Broker(settings, follow(settings, "broker", _STRETCHES, life))
     life.stack.callback(broker.close)
     metrics = Metrics(settings.name, settings.run_dir)
     metrics.registry.register(broker)

@@ -13,6 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import quote
@@ -37,6 +38,7 @@ from hubbub.values import (
     read_origins,
     read_path,
     read_paths,
+    read_share,
     read_slots,
     read_text,
     read_usernames,
@@ -208,6 +210,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _is(read_one_of(LogFormat), "JSON lines, or pretty ones; auto: pretty on a terminal", "auto, json or pretty"),
     ] = "auto"
     metrics: Annotated[bool, _is(read_boolean, "Serve /metrics", _BOOLEAN)] = True
+    otel_endpoint: Annotated[
+        str,
+        _is(
+            read_http_url,
+            "Collector that each message's spans go to (OpenTelemetry over HTTP, like http://127.0.0.1:4318)",
+            "an http(s) URL, or empty",
+        ),
+    ] = ""
+    otel_share: Annotated[float, _is(read_share, "Share of the messages whose spans are sent", "a number, 0 to 1")] = (
+        1.0
+    )
     limits: Limits = Limits()
     origins: dict[str, str] = {}
 
@@ -254,6 +267,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             trusted_proxies=self.trusted_proxies,
             allowed_origins=self.allowed_origins,
             limits=self.limits,
+            otel_endpoint=self.otel_endpoint,
+            otel_share=self.otel_share,
             metrics=self.metrics,
             log_level=self.log_level,
             log_format=self.log_format,
@@ -267,6 +282,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             bus_url=self.bus_url,
             curve_dir=self.curve_dir,
             limits=self.limits,
+            otel_endpoint=self.otel_endpoint,
+            otel_share=self.otel_share,
             log_level=self.log_level,
             log_format=self.log_format,
         )
@@ -281,6 +298,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             database_url=self.database_url or self.postgres().url,
             slots=self.store_slots,
             limits=self.limits,
+            otel_endpoint=self.otel_endpoint,
+            otel_share=self.otel_share,
             log_level=self.log_level,
             log_format=self.log_format,
         )
@@ -329,15 +348,17 @@ class _Process(msgspec.Struct, frozen=True, kw_only=True):
     log_format: LogFormat
 
 
-class _Peer(_Process, frozen=True, kw_only=True):
-    """A process on the bus."""
+class ProcessOnBus(_Process, frozen=True, kw_only=True):
+    """What those have that messages pass through."""
 
     bus_url: str
     curve_dir: Path
     limits: Limits
+    otel_endpoint: str
+    otel_share: float
 
 
-class ShardSettings(_Peer, frozen=True, kw_only=True):
+class ShardSettings(ProcessOnBus, frozen=True, kw_only=True):
     """One shard's part of the settings."""
 
     index: int
@@ -363,11 +384,11 @@ class ShardSettings(_Peer, frozen=True, kw_only=True):
     metrics: bool
 
 
-class BrokerSettings(_Peer, frozen=True, kw_only=True):
+class BrokerSettings(ProcessOnBus, frozen=True, kw_only=True):
     """The broker's part of the settings."""
 
 
-class StoreSettings(_Peer, frozen=True, kw_only=True):
+class StoreSettings(ProcessOnBus, frozen=True, kw_only=True):
     """A store's part of the settings."""
 
     database_url: str
@@ -581,6 +602,20 @@ def _check_together(settings: Settings, keys: Mapping[str, str]) -> None:
             f"a command of {limits.frame_bytes} bytes cannot carry a text of {limits.content_bytes}; "
             "limit_frame_bytes must be at least limit_content_bytes",
         )
+    if settings.otel_endpoint and not _can_trace():
+        raise SettingsError(
+            keys["otel_endpoint"],
+            "needs OpenTelemetry, which is not installed: pip install -c constraints.txt 'hubbub[otel]' "
+            "(in a checkout: -e '.[otel]'), in the environment that runs Hubbub",
+        )
+
+
+def _can_trace() -> bool:
+    """Whether the extra ``otel`` is installed."""
+    try:
+        return all(map(find_spec, ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http")))
+    except ModuleNotFoundError:
+        return False
 
 
 def _extra(name: str) -> dict[str, Any]:

@@ -60,6 +60,14 @@ def read_number(value: object) -> float:
     return number
 
 
+def read_share(value: object) -> float:
+    """A number from 0 to 1."""
+    number = read_number(value)
+    if number > 1:
+        raise ValueError(value)
+    return number
+
+
 def read_one_of(kind: Any) -> Reader:
     def parse(value: object) -> str:
         word = read_text(value).lower()

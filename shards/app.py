@@ -19,9 +19,11 @@ from tornado.web import Application
 from hubbub.bus import batch
 from hubbub.bus.link import Link
 from hubbub.bus.zeromq import BusConfigurationError, Peer, load_curve
+from hubbub.protocol.internal import Steps
 from hubbub.runtime.files import FileError, asset, read_secret
 from hubbub.runtime.lifecycle import Life, LifecycleError
 from hubbub.runtime.metrics import Metrics, merged, read_talkers, write_talkers
+from hubbub.runtime.tracing import Stretch, follow
 from hubbub.settings import ShardSettings
 from shards import accounts, admin, api, described
 from shards.access import AccessList, Changes, Follower
@@ -44,12 +46,17 @@ _LISTEN_AT_LATEST = 3.0
 _BACKLOG = 4096
 _TALKERS_EVERY = 5.0
 _FADE_EVERY = 60.0
+# A message's way through shards: the whole of it as its sender sees it, and at each shard the writing to sessions.
+_STRETCHES = (
+    Stretch("deliver", "applying", frozenset({"delivered", "acknowledged"}), "message"),
+    Stretch("message", "forwarded", frozenset({"acknowledged", "known", "refused"})),
+)
 
 
 class ShardApp(Collector):
     """Wires the hub to its surroundings. Raises `LifecycleError`."""
 
-    def __init__(self, settings: ShardSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: ShardSettings, metrics: Metrics, steps: Steps | None) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._log = structlog.get_logger()
@@ -66,6 +73,7 @@ class ShardApp(Collector):
             verify=authenticator.verify,
             wall=time.time,
             rng=random.Random(),  # noqa: S311 spreads reconnects, keeps no secret
+            steps=steps,
         )
         self.peer = Peer(
             settings.bus_url,
@@ -75,8 +83,6 @@ class ShardApp(Collector):
             ),
         )
         hub.connect(self.peer.link)
-        if settings.log_level == "debug":
-            hub.trace = lambda step, trace: self._log.debug(step, trace=trace)
         ticker = Ticker(self._loop, self._flush)
         self.peer.after = ticker.wake
         self._ticker = ticker
@@ -247,7 +253,7 @@ async def open_shard(settings: ShardSettings, life: Life) -> None:
     """Serve until the process ends, then drain. Raises `LifecycleError`."""
     await life.lock(settings.run_dir / f"{settings.name}.lock")
     metrics = Metrics(settings.name, settings.run_dir)
-    app = ShardApp(settings, metrics)
+    app = ShardApp(settings, metrics, follow(settings, "shard", _STRETCHES, life))
     metrics.watch(life)
     life.spawn(app.peer.run(), "bus")
     life.spawn(app.tick(), "tick")

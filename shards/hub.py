@@ -26,6 +26,7 @@ from hubbub.protocol.internal import (
     Request,
     Send,
     Signal,
+    Steps,
     trace_of,
 )
 from hubbub.protocol.limits import Limits
@@ -68,6 +69,7 @@ class Hub:
 
     *wall* gives unix seconds for what people read; every other time is the monotonic *now* of the call.
     *name* is different for every life of every shard. *verify* turns a token into an identity or raises `Refusal`.
+    *steps* is told of each message's way through this shard.
     """
 
     def __init__(
@@ -78,11 +80,11 @@ class Hub:
         verify: Callable[[str], Identity],
         wall: Callable[[], float],
         rng: "Random",
+        steps: Steps | None = None,
     ) -> None:
         self.name = name
         self.limits = limits
         self.draining = False
-        self.trace: Callable[[str, str], None] | None = None  # told of each message's steps, at level debug
         self.sessions: dict[Session, None] = {}
         self.positions = Positions()
         self.pending = Requests()
@@ -96,6 +98,8 @@ class Hub:
         self._wall = wall
         self._rng = rng
         self._bus: Bus | None = None
+        self._steps = steps
+        self._take_in = self._apply if steps is None else self._apply_and_tell
         self._signals: list[Signal] = []
         self._ids = 0
         self._wheel: list[dict[Session, None]] = [{} for _ in range(PING_EVERY)]
@@ -288,7 +292,7 @@ class Hub:
         """See `Handler.ranges`."""
         for part in ranges:
             for topics, event in self.positions.accept(part, now):
-                self._apply(topics, event)
+                self._take_in(topics, event)
             if self.positions.resets:
                 self._follow_up()  # at once: nobody is shown what comes behind the gap
         self._follow_up()
@@ -348,10 +352,11 @@ class Hub:
             if not later:
                 self._requested = now
                 out, self.pending.out = self.pending.out, []
-                if self.trace is not None:
+                if self._steps is not None:
                     for _, request in out:
                         if isinstance(request, Send):
-                            self.trace("forwarded", trace_of(request.origin, request.no))
+                            age = self.pending.age(request.no, now)
+                            self._steps("forwarded", trace_of(request.origin, request.no), age)
                 bus.request(out)
         if self._signals:
             bus.signal(self._signals)
@@ -407,10 +412,18 @@ class Hub:
         refusal = Refusal(ErrorCode.RATE_LIMITED, text, retry_after_ms=wait_ms)
         self.outbox.refuse(session, refusal, messages.command_id(data), "no")
 
-    def _apply(self, topics: list[str], event: LogEvent) -> None:
+    def _apply_and_tell(self, topics: list[str], event: LogEvent) -> bool:
+        if self._steps is None or not event.origin:
+            return self._apply(topics, event)
+        trace = trace_of(event.origin, event.no)
+        self._steps("applying", trace)
+        own = self._apply(topics, event)
+        self._steps("acknowledged" if own else "delivered", trace)
+        return own
+
+    def _apply(self, topics: list[str], event: LogEvent) -> bool:
+        """Write an event to whom it concerns; whether it answered a send of this shard."""
         pending = self.pending.answered(event.no) if event.origin == self.name else None
-        if self.trace is not None and event.origin:
-            self.trace("delivered" if pending is None else "acknowledged", trace_of(event.origin, event.no))
         origins: list[Session] = []
         if pending is not None:
             for session, command in pending.waiters:
@@ -443,8 +456,12 @@ class Hub:
             self.delivered += len(listeners)
             for session in full:
                 self.topics.detach(session, session.topics)
+        return pending is not None
 
     def _answer(self, pending: Pending, reply: Reply) -> None:
+        if self._steps is not None and isinstance(pending.request, Send):
+            trace = trace_of(pending.request.origin, pending.request.no)
+            self._steps("refused" if isinstance(reply, Refused) else "known", trace)
         if pending.answer is not None:
             pending.answer(reply)
         for session, command in pending.waiters:

@@ -83,6 +83,11 @@ class Requests:
         pending = self._by_no.get(no)
         return pending is not None and type(pending.request) is Send and pending.request.resent
 
+    def age(self, no: int, now: float) -> float:
+        """The seconds since request *no* was made, 0 if it is answered."""
+        pending = self._by_no.get(no)
+        return 0.0 if pending is None else now - pending.begun
+
     def answered(self, no: int) -> Pending | None:
         """The reply to request *no*, or the event of that send, has come; ``None`` if not the first."""
         pending = self._by_no.pop(no, None)

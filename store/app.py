@@ -11,8 +11,10 @@ from prometheus_client.registry import Collector
 from hubbub.bus import batch
 from hubbub.bus.link import Link
 from hubbub.bus.zeromq import BusConfigurationError, Peer, load_curve
+from hubbub.protocol.internal import Steps
 from hubbub.runtime.lifecycle import Life, LifecycleError
 from hubbub.runtime.metrics import Metrics
+from hubbub.runtime.tracing import Stretch, follow
 from hubbub.settings import StoreSettings
 from store.core import Store
 from store.cursorwriter import CursorWriter
@@ -21,17 +23,21 @@ from store.writer import Writer
 
 READERS = 2
 _TICK = 0.1
+# A message's way through the store: it waits for the batch before it, and is committed with its own.
+_COMMITTED = frozenset({"committed"})
+_STRETCHES = (
+    Stretch("commit", "committing", _COMMITTED, "store"),
+    Stretch("store", "sequencing", _COMMITTED, "message"),
+)
 
 
 class StoreApp(Collector):
     """Wires the core to its surroundings."""
 
-    def __init__(self, settings: StoreSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: StoreSettings, metrics: Metrics, steps: Steps | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._log = structlog.get_logger()
-        self.core = Store(settings.limits)
-        if settings.log_level == "debug":
-            self.core.trace = lambda step, trace: self._log.debug(step, trace=trace)
+        self.core = Store(settings.limits, steps)
         registry = metrics.registry
         self._commit_seconds = Histogram(
             "hubbub_store_commit_seconds",
@@ -108,7 +114,7 @@ async def open_store(settings: StoreSettings, life: Life) -> None:
     """Connect and serve until the process ends. Raises `LifecycleError`."""
     await life.lock(settings.run_dir / f"{settings.name}.lock")
     metrics = Metrics(settings.name, settings.run_dir)
-    app = StoreApp(settings, metrics)
+    app = StoreApp(settings, metrics, follow(settings, "store", _STRETCHES, life))
     metrics.watch(life)
     life.spawn(app.peer.run(), "bus")
     for i in range(READERS):

@@ -4,8 +4,6 @@ Writes go through the sequencer and come back by `stored`; reads are handed out 
 by `answer`. `flush` passes on what a tick produced.
 """
 
-from collections.abc import Callable
-
 from hubbub.bus.interface import Bus
 from hubbub.protocol.conversation import split_id, user_slot
 from hubbub.protocol.internal import (
@@ -31,6 +29,7 @@ from hubbub.protocol.internal import (
     Send,
     SetPassword,
     Signal,
+    Steps,
     SwapRefresh,
     Sync,
     WhoIsOnline,
@@ -59,18 +58,18 @@ Read = Sync | Backlog | ReadHistory | Replay | Lookup
 
 
 class Store:
-    """One store's decisions; a `hubbub.bus.interface.Handler`."""
+    """One store's decisions; a `hubbub.bus.interface.Handler`. *steps* is told of each message's way through it."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, steps: Steps | None = None) -> None:
         self.sequencer = Sequencer(queue_max=limits.store_queue, batch_max=limits.batch)
         self.presence = Attendance()
         self.cursors = Cursors()
         self.reads: list[tuple[bytes, Read]] = []
         self.stored_messages = 0
-        self.trace: Callable[[str, str], None] | None = None  # told of each message's steps, at level debug
         self.duplicates = 0
         self.replays = 0
         self._reads_max = limits.store_queue
+        self._steps = steps
         self._replies: list[tuple[bytes, Reply]] = self.sequencer.replies
         self._signals: list[Signal] = []
         self._ranges: list[Range] = []
@@ -100,8 +99,8 @@ class Store:
         for request in requests:
             match request:
                 case Send():
-                    if self.trace is not None:
-                        self.trace("sequencing", trace_of(request.origin, request.no))
+                    if self._steps is not None:
+                        self._steps("sequencing", trace_of(request.origin, request.no))
                     self.sequencer.offer(peer, request)
                 case MoveCursors():
                     self.cursors.offer(peer, request)
@@ -149,11 +148,13 @@ class Store:
         self._ranges.clear()
         self.bus.own({})
 
+    def committing(self, batch: Batch) -> None:
+        """The batch goes to the database."""
+        self._tell("committing", batch)
+
     def stored(self, batch: Batch, rows: list[StoredRow]) -> None:
         """The batch is committed."""
-        if self.trace is not None:
-            for waiting in batch.waiting:
-                self.trace("committed", trace_of(waiting.send.origin, waiting.send.no))
+        self._tell("committed", batch)
         for row in rows:
             if row.fresh:
                 self.stored_messages += 1
@@ -210,6 +211,11 @@ class Store:
         if self._signals:
             bus.signal(self._signals)
             self._signals.clear()
+
+    def _tell(self, step: str, batch: Batch) -> None:
+        if self._steps is not None:
+            for waiting in batch.waiting:
+                self._steps(step, trace_of(waiting.send.origin, waiting.send.no))
 
     def _replay(self, peer: bytes, request: Replay) -> None:
         if not self.sequencer.owns(request.slot):

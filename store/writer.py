@@ -168,6 +168,7 @@ class Writer:
                     self._core.sequencer.refuse_content(single, inner.diag.message_primary or "")
 
     async def _append(self, conn: Connection, batch: Batch) -> None:
+        self._core.committing(batch)
         begun = time.perf_counter()
         cursor = await conn.execute(_APPEND, [_encode(batch.rows).decode()], prepare=True, binary=True)
         rows = [StoredRow(*row) for row in await cursor.fetchall()]

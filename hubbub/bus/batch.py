@@ -66,15 +66,15 @@ decode_signals = msgspec.msgpack.Decoder(list[Signal]).decode
 decode_log_event = msgspec.msgpack.Decoder(LogEvent).decode
 
 
-def traces(frames: list[bytes]) -> list[tuple[str, str]]:
-    """``(step, trace)`` of each message in what a peer sent: for a broker that logs them, and only then."""
+def traces(frames: list[bytes]) -> tuple[str, list[str]]:
+    """What a peer sent, and the `trace_of` each message in it: for a broker that tells them, and only then."""
     try:
         if frames[0] == REQUESTS:
             requests = decode_requests(frames[2])
-            return [("request_routed", trace_of(one.origin, one.no)) for one in requests if isinstance(one, Send)]
+            return "request", [trace_of(one.origin, one.no) for one in requests if isinstance(one, Send)]
         if frames[0] == RANGES:
             events = [decode_log_event(entry.event) for part in decode_ranges(frames[1]) for entry in part.entries]
-            return [("event_routed", trace_of(event.origin, event.no)) for event in events if event.origin]
+            return "event", [trace_of(event.origin, event.no) for event in events if event.origin]
     except UNREADABLE:
         pass  # the router says so
-    return []
+    return "", []

@@ -6,7 +6,7 @@ A *request* goes from a shard to the owner of a slot and is kept by the shard un
 timers or by the next sync.
 """
 
-from typing import Literal
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -471,8 +471,15 @@ class Signal(_Packed):
 
 
 def trace_of(origin: str, no: int) -> str:
-    """The id under which every process logs a message's steps (at level debug): its origin and number there."""
+    """The id under which every process tells a message's steps (`Steps`): its origin and number there."""
     return f"{origin}#{no}"
+
+
+class Steps(Protocol):
+    """Told of each message's steps through a process, for logs and spans: the *step*, the message's `trace_of`, and
+    how many seconds *ago* it was."""
+
+    def __call__(self, step: str, trace: str, ago: float = 0.0) -> None: ...
 
 
 TERM_BITS = 32

@@ -105,8 +105,7 @@ class ZeroMQ:
         self.expiring: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        settings = SimpleNamespace(bus_url=self.url, curve_dir=self.curve_dir, log_level="info")
-        self.broker = Broker(settings)  # type: ignore[arg-type]
+        self.broker = Broker(SimpleNamespace(bus_url=self.url, curve_dir=self.curve_dir), None)  # type: ignore[arg-type]
         if self.url.endswith(":0"):
             self.url = self.broker._socket._watched.socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.expiring = asyncio.create_task(self.broker.expire())

@@ -5,6 +5,19 @@ from pathlib import Path
 from tests.integration.client import connection
 from tests.integration.system import running
 
+STEPS = {
+    "shard forwarded",
+    "broker routing_request",
+    "broker request_routed",
+    "store sequencing",
+    "store committing",
+    "store committed",
+    "broker routing_event",
+    "broker event_routed",
+    "shard applying",
+    "shard acknowledged",
+}
+
 
 async def test_one_id_through_all_processes(tmp_path: Path) -> None:
     with running(tmp_path / "traced", env={"HUBBUB_LOG_LEVEL": "debug", "HUBBUB_LOG_FORMAT": "json"}) as system:
@@ -20,15 +33,8 @@ async def test_one_id_through_all_processes(tmp_path: Path) -> None:
                 for line in system.log(program):
                     if "trace" in line:
                         steps.setdefault(line["trace"], set()).add(f"{program.split('-')[0]} {line['event']}")
-            return len(steps) == 8 and all(len(found) >= 6 for found in steps.values())
+            return len(steps) == 8 and all(len(found) == len(STEPS) for found in steps.values())
 
         system.until(complete, 10, "all steps logged")
         for found in steps.values():
-            assert found == {
-                "shard forwarded",
-                "broker request_routed",
-                "store sequencing",
-                "store committed",
-                "broker event_routed",
-                "shard acknowledged",
-            }
+            assert found == STEPS

@@ -6,8 +6,10 @@ from typing import get_args
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from hubbub import settings
+from hubbub.cli import main
 from hubbub.protocol import messages
 from hubbub.protocol.refusals import CloseCode, ErrorCode
 
@@ -88,3 +90,10 @@ def test_the_make_targets_that_the_documents_name_exist() -> None:
     for path in [TOP / "README.md", *(TOP / "docs").rglob("*.md"), *(TOP / "bench").glob("*.md")]:
         for target in re.findall(r"(?:^    |`)make ([a-z-]+)", path.read_text("utf-8"), re.MULTILINE):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{path.name} names make {target}"
+
+
+def test_the_table_of_settings_is_the_one_that_the_command_prints() -> None:
+    printed = CliRunner().invoke(main, ["settings"]).output
+    assert printed.count("\n") == 2 + len(settings.table())
+    written = (TOP / "docs/settings.md").read_text("utf-8")
+    assert written.endswith(f"\n\n{printed}"), "run scripts/documents"

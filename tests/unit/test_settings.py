@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import msgspec
@@ -73,6 +74,9 @@ def test_an_empty_variable_was_not_given():
         ("log_level", "loud", "debug, info"),
         ("log_format", "xml", "auto, json"),
         ("metrics", "2", "true or false"),
+        ("otel_endpoint", "127.0.0.1:4318", "http(s) URL"),
+        ("otel_share", "1.5", "0 to 1"),
+        ("otel_share", "some", "0 to 1"),
         ("limit_rate", "-1", "0 for unlimited"),
         ("limit_rate", "nan", "0 for unlimited"),
         ("limit_rate", "inf", "0 for unlimited"),
@@ -149,6 +153,15 @@ def test_limits_must_fit_each_other():
         load({**HOME, "HUBBUB_LIMIT_FRAME_BYTES": "1000"})
     with pytest.raises(SettingsError, match=r"^--limit-content-bytes: "):
         load(HOME, overrides={"limit_content_bytes": 10**6})
+
+
+def test_tracing_without_its_extra_says_what_to_install(monkeypatch):
+    assert load({**HOME, "HUBBUB_OTEL_ENDPOINT": "http://127.0.0.1:4318"}).broker().otel_share == 1
+    for name in ("opentelemetry", "opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http"):
+        monkeypatch.setitem(sys.modules, name, None)  # as where they are not installed
+    assert load(HOME).otel_endpoint == "", "nobody needs it who does not trace"
+    with pytest.raises(SettingsError, match=r"^HUBBUB_OTEL_ENDPOINT: .*pip install .*hubbub\[otel\]"):
+        load({**HOME, "HUBBUB_OTEL_ENDPOINT": "http://127.0.0.1:4318"})
 
 
 def test_the_environment_of_the_programs_says_the_same():
