@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import click
 import msgspec
-from rich.console import Console
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -20,7 +21,6 @@ from hubbub.overview import Overview, Process, Sample, overview, parse
 from hubbub.settings import Settings
 
 EVERY = 1.0
-_RIGHT = ("up", "cpu", "memory", "fds", "lag", "connections", "cmd/s", "ack/s", "dlv/s", "pending", "recov.", "msg/s")
 
 
 def read(settings: Settings) -> Sample:
@@ -48,7 +48,7 @@ def top(settings: Settings, *, once: bool, as_json: bool) -> None:
         if as_json:
             click.echo(msgspec.json.encode(found).decode())
         else:
-            Console(width=None if sys.stdout.isatty() else 160).print(table(found))
+            Console().print(tables(found))
         return
     with _keys() as pressed, Live(console=Console(), screen=True, auto_refresh=False) as live:
         while not pressed(EVERY, "q"):
@@ -57,39 +57,58 @@ def top(settings: Settings, *, once: bool, as_json: bool) -> None:
             except click.ClickException as exc:
                 live.update(exc.message, refresh=True)
                 continue
-            live.update(table(overview(before, after)), refresh=True)
+            live.update(Group(tables(overview(before, after)), "[dim]q ends it[/]"), refresh=True)
             before = after
 
 
-def table(found: Overview) -> Table:
-    """One line for each process, and the totals."""
-    shown = Table(title="Hubbub", caption="q ends it", expand=False)
-    shown.add_column("process", no_wrap=True)
-    for name in (*_RIGHT, "queue", "rows", "commit p50/p99"):
-        shown.add_column(name, justify="right", no_wrap=True)
-    for one in found.processes:
-        shown.add_row(*_row(one))
+def tables(found: Overview) -> Group:
+    """What all processes have in common, and below it what shards and stores do; fits 80 columns."""
     shards = [one for one in found.processes if one.name.startswith("shard")]
-    shown.add_section()
-    shown.add_row(
-        "all", "", f"{sum(one.cpu for one in found.processes):.0%}",
-        f"{sum(one.rss_bytes for one in found.processes) / 2**20:.0f} M", "", "",
-        str(sum(one.connections for one in shards)), f"{sum(one.commands for one in shards):.0f}",
-        f"{sum(one.acknowledgements for one in shards):.0f}", f"{sum(one.deliveries for one in shards):.0f}",
-    )  # fmt: skip
+    stores = [one for one in found.processes if one.name.startswith("store")]
+    processes = _table("process", "up", "cpu", "memory", "files", "loop late")
+    for one in found.processes:
+        late = f"{one.loop_lag_ms:.1f} ms"
+        processes.add_row(
+            one.name, _duration(one.up_seconds), f"{one.cpu:.0%}", _size(one.rss_bytes), str(one.fds), late
+        )
+    cpu = sum(one.cpu for one in found.processes)
+    processes.add_section()
+    processes.add_row("all", "", f"{cpu:.0%}", _size(sum(one.rss_bytes for one in found.processes)), "", "")
+
+    at_shards = _table("shard", "clients", "cmd/s", "ack/s", "dlv/s", "pending", "unsent", "recoveries")
+    for one in shards:
+        at_shards.add_row(one.name, *_of_shards([one]))
+    at_shards.add_section()
+    at_shards.add_row("all", *_of_shards(shards))
+
+    at_stores = _table("store", "msg/s", "queue", "rows a batch", "commit p50", "commit p99")
+    for one in stores:
+        commit = [f"{ms:.1f} ms" if ms is not None else "-" for ms in (one.commit_p50_ms, one.commit_p99_ms)]
+        at_stores.add_row(one.name, f"{one.messages:.0f}", str(one.queue), f"{one.batch_rows:.1f}", *commit)
+    return Group(processes, at_shards, at_stores)
+
+
+def _table(first: str, *others: str) -> Table:
+    shown = Table(box=SIMPLE_HEAD, pad_edge=False)
+    shown.add_column(first, no_wrap=True, min_width=8)
+    for name in others:
+        shown.add_column(name, justify="right", no_wrap=True)
     return shown
 
 
-def _row(one: Process) -> list[str]:
-    is_shard, is_store = one.name.startswith("shard"), one.name.startswith("store")
-    commit = "" if one.commit_p50_ms is None else f"{one.commit_p50_ms:.1f}/{one.commit_p99_ms or 0:.1f} ms"
+def _of_shards(shards: list[Process]) -> list[str]:
+    rates = [sum(getattr(one, name) for one in shards) for name in ("commands", "acknowledgements", "deliveries")]
     return [
-        one.name, _duration(one.up_seconds), f"{one.cpu:.0%}", f"{one.rss_bytes / 2**20:.0f} M", str(one.fds),
-        f"{one.loop_lag_ms:.1f} ms", *(
-            [str(one.connections), f"{one.commands:.0f}", f"{one.acknowledgements:.0f}", f"{one.deliveries:.0f}",
-             str(one.pending), str(one.recoveries)] if is_shard else [""] * 6
-        ), *([f"{one.messages:.0f}", str(one.queue), f"{one.batch_rows:.1f}", commit] if is_store else [""] * 4),
-    ]  # fmt: skip
+        str(sum(one.connections for one in shards)),
+        *(f"{rate:.0f}" for rate in rates),
+        str(sum(one.pending for one in shards)),
+        _size(sum(one.unsent_bytes for one in shards)),
+        str(sum(one.recoveries for one in shards)),
+    ]
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**20:.0f} M" if size >= 2**20 else f"{size / 2**10:.0f} K"
 
 
 def _duration(seconds: float) -> str:

@@ -38,11 +38,12 @@ def test_administrators_see_what_goes_on(server: "Server", people: "People") -> 
         expect(page.locator(f'[data-process="{process}"]')).to_be_visible()
     write_much(server, "chatty", "root", 40)
     expect(page.locator("#talkers tr").first).to_contain_text("chatty")
-    card = page.locator(".chart", has_text="Messages committed a second")
-    page.wait_for_function(
-        "() => document.querySelectorAll('.chart polyline')[0].getAttribute('points').split(' ').length > 3"
-    )
-    assert float(str(card.locator("svg").get_attribute("aria-label")).split()[-1]) > 0
+    moved = page.locator('[data-chart="Messages committed a second"]')
+    page.wait_for_function("() => document.querySelector('.chart path').getAttribute('d').split('L').length > 3")
+    assert float(str(moved.locator("svg").get_attribute("aria-label")).split(" at most ")[1].split()[0]) > 0
+    connections = page.locator('[data-chart="Connections"]')
+    expect(connections.locator("output")).not_to_have_text("")
+    assert connections.locator("path").count() == page.locator('[data-process^="shard"]').count()
     people.picture(page, "admin")
     assert not serious(page)
     page.set_viewport_size({"width": 390, "height": 844})
