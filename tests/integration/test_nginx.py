@@ -1,9 +1,11 @@
 """Behind nginx with TLS, by the configuration that we ship."""
 
+import json
 import os
 import shutil
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -12,6 +14,8 @@ from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Subprotocol
 
 from tests.integration.system import ROOT, System, free_port, running
 
@@ -87,6 +91,45 @@ async def test_page_rest_and_websocket_through_tls(proxied: tuple[System, int, s
         await socket.send('{"content":"by way of nginx"}')
         while '"ack"' not in (said := str(await socket.recv())):
             assert '"error"' not in said
+
+
+async def test_a_guest_behind_the_proxy_gets_no_socket(proxied: tuple[System, int, ssl.SSLContext]) -> None:
+    # The same name without proof is let in from this machine itself: HUBBUB_GUESTS=loopback, and no proxy between.
+    system, port, context = proxied
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(f"wss://localhost:{port}/ws?username=tls-guest", ssl=context, proxy=None)
+    assert refused.value.response.status_code == 401
+    async with connect(f"{system.ws}?username=tls-guest", proxy=None) as socket:
+        assert '"tls-guest"' in str(await socket.recv())
+
+
+async def test_an_account_signs_in_and_its_session_has_the_clients_address(
+    proxied: tuple[System, int, ssl.SSLContext],
+) -> None:
+    system, port, context = proxied
+    command = [sys.executable, "-m", "hubbub.cli", "user", "add", "tls-ben", "--password-stdin"]
+    password = "correct horse battery"
+    subprocess.run(
+        [*command, "--data-dir", str(system.data_dir)], cwd=ROOT, input=password, text=True, check=True, timeout=30
+    )
+    body = json.dumps({"username": "tls-ben", "password": password}).encode()
+    request = urllib.request.Request(f"https://localhost:{port}/api/login", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, context=context, timeout=10) as answer:
+        token = json.loads(answer.read())["token"]
+    headers = {"X-Forwarded-For": "203.0.113.77"}
+    offered = [Subprotocol("hubbub.v1"), Subprotocol(f"bearer.{token}")]
+    async with connect(
+        f"wss://localhost:{port}/ws", ssl=context, subprotocols=offered, additional_headers=headers, proxy=None
+    ) as socket:
+        assert socket.subprotocol == "hubbub.v1"
+        assert '"tls-ben"' in str(await socket.recv())
+
+    def logged() -> bool:
+        return any(
+            line.get("remote") == "203.0.113.77" and line.get("user") == "tls-ben" for line in system.log("shard-0")
+        )
+
+    system.until(logged, 5, "the session's address in the log")
 
 
 def test_the_clients_address_is_its_own(proxied: tuple[System, int, ssl.SSLContext]) -> None:
