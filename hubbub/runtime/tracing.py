@@ -8,6 +8,7 @@ given None then.
 
 import asyncio
 import hashlib
+import logging
 import random
 import threading
 import time
@@ -139,7 +140,7 @@ def _exporter(endpoint: str, kind: str, process: str) -> tuple[Callable[[Span], 
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
@@ -156,8 +157,26 @@ def _exporter(endpoint: str, kind: str, process: str) -> tuple[Callable[[Span], 
     sampled = TraceFlags(TraceFlags.SAMPLED)
     unset, refused = Status(StatusCode.UNSET), Status(StatusCode.ERROR, "refused")
     target = f"{endpoint.rstrip('/')}/v1/traces"
+    log = structlog.get_logger()
+    logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)  # a line for each try; we have two for all
+
+    class Exporter(OTLPSpanExporter):
+        """Says once that the collector does not take spans, and once that it does again."""
+
+        away = False
+
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            result = super().export(spans)
+            away = result is not SpanExportResult.SUCCESS
+            if away and not self.away:
+                log.warning("collector_away", url=target, lost_spans=len(spans))
+            elif self.away and not away:
+                log.info("collector_back", url=target)
+            self.away = away
+            return result
+
     processor = BatchSpanProcessor(
-        OTLPSpanExporter(target, timeout=_EXPORT_SECONDS), max_queue_size=QUEUE_MAX, schedule_delay_millis=1000
+        Exporter(target, timeout=_EXPORT_SECONDS), max_queue_size=QUEUE_MAX, schedule_delay_millis=1000
     )
 
     def emit(span: Span) -> None:

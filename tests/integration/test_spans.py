@@ -1,5 +1,6 @@
 """OpenTelemetry: one trace follows a message through all processes, as a real OTLP/HTTP receiver gets it."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from hubbub.runtime.tracing import identify
 from tests.integration.client import connection
-from tests.integration.system import running
+from tests.integration.system import free_port, running
 
 NAMES = ["commit", "message", "route event", "route request", "store"]
 
@@ -41,7 +42,7 @@ class Seen(NamedTuple):
 class Collector:
     """Takes OTLP over HTTP; while `hang` is set it answers nobody."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.spans: list[Seen] = []
         self.asked = 0
         self.hang = Event()
@@ -70,7 +71,7 @@ class Collector:
             def log_message(self, *arguments: object) -> None:
                 """Not into the tests' output."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -87,8 +88,8 @@ class Collector:
 
 
 @contextmanager
-def collecting() -> Iterator[Collector]:
-    collector = Collector()
+def collecting(port: int = 0) -> Iterator[Collector]:
+    collector = Collector(port)
     thread = Thread(target=collector.serve)
     thread.start()
     try:
@@ -190,3 +191,23 @@ async def test_a_collector_that_hangs_holds_up_nobody(tmp_path: Path, collector:
     # Shards, broker and store end one after the other; each may wait its two seconds and no longer.
     assert stopped < 20
     assert not any("did not stop in time" in line.get("event", "") for line in system.log("shard-0"))
+
+
+async def test_a_collector_that_comes_later_is_missed_once_and_found(tmp_path: Path) -> None:
+    port = free_port()
+    env = {"HUBBUB_OTEL_ENDPOINT": f"http://127.0.0.1:{port}", "HUBBUB_LOG_FORMAT": "json"}
+    with running(tmp_path / "late", shards=1, env=env) as system:
+
+        def said(event: str) -> int:
+            return sum(line.get("event") == event for line in system.log("store"))
+
+        async with connection(system.ws, "late-ann") as ann:
+            await ann.say("nobody collects yet")
+            system.until(lambda: said("collector_away"), 30, "the collector missed")
+            with collecting(port) as collector:
+                while not said("collector_back"):
+                    await ann.say("somebody will")
+                    await asyncio.sleep(0.2)
+                assert collector.spans
+        assert (said("collector_away"), said("collector_back")) == (1, 1)
+        assert not any("opentelemetry" in line.get("logger", "") for line in system.log("store"))
