@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--logs", type=Path, default=Path("torture-logs"), help="where timelines go [%(default)s]")
     parser.add_argument("--home", type=Path, help="run here, in place of a directory that is removed")
     options = parser.parse_args(arguments)
-    seed = options.seed if options.seed is not None else random.randrange(1_000_000)  # noqa: S311
+    seed = options.seed if options.seed is not None else random.randrange(1_000_000)
     if options.planted:
         from tests.fault.torture import planted
 

@@ -203,5 +203,5 @@ class Crowd:
             f"{person.name}/{number}",
             clock=self._clock,
             patience=PATIENCE[number % 2],
-            rng=Random(self._rng.random()),  # noqa: S311
+            rng=Random(self._rng.random()),
         )

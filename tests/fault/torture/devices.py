@@ -149,8 +149,8 @@ class Witness(Device):
             case messages.TypingNotice():
                 self._write_down(record.Overheard, self.name, "typing", event.conversation)
             case messages.Receipt():
-                place = event.conversation, event.username, event.delivered_seq, event.read_seq
-                self._write_down(record.Receipt, self.name, connection, *place)
+                whose = event.conversation, event.username
+                self._write_down(record.Receipt, self.name, connection, *whose, event.delivered_seq, event.read_seq)
             case messages.Presence():
                 users = tuple((name, state == "online") for name, state in event.users.items())
                 self.around.update(users)

@@ -17,10 +17,15 @@ PATCH = 6  # users that somebody watches
 
 
 class Operation(Protocol):
-    """One thing that people do. `weight`: how often, against the others."""
+    """One thing that people do."""
 
-    weight: float
-    checks: tuple[Check, ...]
+    @property
+    def weight(self) -> float:
+        """How often, against the others."""
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """What must hold of it."""
 
     def perform(self, crowd: Crowd, person: Person, rng: Random) -> None:
         """*person* does it, with one of the devices that are connected; or nothing where it makes no sense."""

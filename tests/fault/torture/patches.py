@@ -127,16 +127,14 @@ def _out_of_order() -> None:
 
 
 def _to_a_stranger() -> None:
-    from hubbub.protocol.conversation import LOBBY, user_topic
+    from hubbub.protocol.conversation import LOBBY, topics_of, user_topic
     from store import events
-
-    topics_of = events.topics_of
 
     def too_many(conversation: str) -> list[str]:
         topics = topics_of(conversation)
         return topics if conversation == LOBBY else [*topics, user_topic(STRANGER)]
 
-    events.topics_of = too_many
+    vars(events)["topics_of"] = too_many
 
 
 def _unread_off_by_one() -> None:

@@ -140,6 +140,7 @@ class Gate:
         self._rate = 0.0  # bytes a second; 0: any
         self._open = asyncio.Event()
         self._open.set()
+        self._server: asyncio.Server | None = None  # kept: uvloop closes one that nobody holds
 
     @property
     def slowed(self) -> bool:
@@ -152,10 +153,10 @@ class Gate:
         if self._listen.startswith("/"):
             with suppress(FileNotFoundError):
                 os.unlink(self._listen)
-            await loop.create_unix_server(lambda: _Pipe(self).near, self._listen)
+            self._server = await loop.create_unix_server(lambda: _Pipe(self).near, self._listen)
         else:
             host, port = self._listen.split(":")
-            await loop.create_server(lambda: _Pipe(self).near, host, int(port), backlog=4096)
+            self._server = await loop.create_server(lambda: _Pipe(self).near, host, int(port), backlog=4096)
 
     async def connect(self, make: Callable[[], _Half]) -> None:
         """Reach the target. Raises `OSError`."""

@@ -20,6 +20,8 @@ def counts(outcome: Outcome) -> dict[str, int]:
     kinds = Counter(type(one).__name__ for one in history.records)
     refused = Counter(one.stored for one in history.records if isinstance(one, record.Refused))
     said = {one.key for one in history.records if isinstance(one, record.Said)}
+    asked = {(one.device, one.key) for one in history.records if isinstance(one, record.Said)}
+    restarts = [one for one in history.records if isinstance(one, record.Blow) and one.kind == "restart"]
     acked = {one.key for one in history.records if isinstance(one, record.Acked)}
     found = {
         "messages said": len(said),
@@ -28,15 +30,15 @@ def counts(outcome: Outcome) -> dict[str, int]:
         "never answered": len(said - acked - {one.key for one in history.records if isinstance(one, record.Refused)}),
         "refused: not stored": refused["no"],
         "refused: outcome unknown": refused["unknown"],
-        "posted again": kinds["Posted"] - len({(one.device, one.key) for one in history.records if isinstance(one, record.Said)}),
+        "posted again": kinds["Posted"] - len(asked),
         "arrived live": sum(isinstance(one, record.Arrived) and one.live for one in history.records),
         "arrived by sync": sum(isinstance(one, record.Arrived) and not one.live for one in history.records),
         "receipts": kinds["Receipt"],
         "connections": kinds["Opened"],
         "connections cut by the proxy": outcome.connections_cut,
-        "restarts of `hubbub up`": sum(isinstance(one, record.Blow) and one.kind == "restart" for one in history.records),
+        "restarts of `hubbub up`": len(restarts),
     }  # fmt: skip
-    return found | dict(sorted(strokes.items()))
+    return found | outcome.metrics | dict(sorted(strokes.items()))
 
 
 def verdict_text(outcome: Outcome) -> str:

@@ -4,8 +4,9 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from http.client import HTTPException
 from pathlib import Path
 from random import Random
 from xmlrpc.client import Error as XmlRpcError
@@ -72,8 +73,9 @@ class Run:
         self._plan = plan
         self._home = home
         self._say = say
-        self._rng = Random(plan.seed)  # noqa: S311
-        self._outcome = Outcome(plan)
+        self._rng = Random(plan.seed)
+        self._meter = witnesses.Meter()
+        self._outcome = Outcome(plan, metrics=self._meter.counts)
         self._clock_file = home / "clock"
         self._clock_file.write_text("0")
         bus = home / "bus.sock"
@@ -137,13 +139,14 @@ class Run:
         plan, outcome, system = self._plan, self._outcome, self._system
         clock = Clock()
         ways = (system.ws, f"ws://127.0.0.1:{self._port}/ws")
-        crowd = Crowd(ways, clients=plan.clients, clock=clock, rng=Random(self._rng.random()), operations=OPERATIONS)  # noqa: S311
+        crowd = Crowd(ways, clients=plan.clients, clock=clock, rng=Random(self._rng.random()), operations=OPERATIONS)
         nemesis = Nemesis(system, proxy, clock_file=self._clock_file, disk=disk, clock=clock)
         outcome.history = clock.history
         menu = plan.menu if disk is not None else tuple(one for one in plan.menu if one[0] != "fill")
         helpers = [
             asyncio.create_task(self._restart_server(clock), name="init"),
             asyncio.create_task(self._look_at_cursors(clock.history), name="cursors"),
+            asyncio.create_task(self._look_at_metrics(), name="metrics"),
         ]
         end = time.monotonic() + plan.seconds
         try:
@@ -200,8 +203,15 @@ class Run:
             known.update({(one.username, one.conversation): one for one in fresh})
             history.cursors.append(fresh)
 
+    async def _look_at_metrics(self) -> None:
+        """What the processes count of themselves, as far as it is seen before they are killed."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            with suppress(OSError, HTTPException):
+                self._meter.read(await asyncio.to_thread(self._system.get, "/metrics"))
+
     async def _calm(self, crowd: Crowd, clock: Clock, nemesis: Nemesis, *, first: bool = False) -> None:
-        plan, outcome, history = self._plan, self._outcome, clock.history
+        outcome, history = self._outcome, clock.history
         begun = time.monotonic()
         troubles = await self._until_well(crowd)
         if troubles:
@@ -225,10 +235,12 @@ class Run:
         outcome.violations += await asyncio.to_thread(lambda: list(verdict(found, checks)))
         outcome.history = found
         acked = sum(isinstance(one, record.Acked) and one.asked for one in history.records)
+        strokes = nemesis.counts.total() - nemesis.counts["missed"]
+        online = f"{len(crowd.online())} of {len(crowd.people)} users online"
         self._say(
-            f"{clock.now():6.0f} s  calm {outcome.calms - 1}: well after {recovery:4.1f} s, presence true after "
-            f"{presence:4.1f} s, {len(found.rows)} stored, "
-            f"{acked} acknowledged, {nemesis.counts.total() - nemesis.counts['missed']} strokes, {len(outcome.violations)} violations"
+            f"{clock.now():6.0f} s  calm {outcome.calms - 1}: well after {recovery:4.1f} s, {online}, known after "
+            f"{presence:4.1f} s, {acked} acknowledged, {len(found.rows)} stored, {strokes} strokes, "
+            f"{len(outcome.violations)} violations"
         )
 
     async def _until_confirmed(self, crowd: Crowd, history: History) -> None:
@@ -284,13 +296,3 @@ class Run:
             if not wrong or at - since > SETTLED_AFTER + 0.5:
                 clock.history.rolls += called
                 return at - since
-
-
-def metrics(text: str) -> dict[str, float]:
-    """Prometheus' text, summed over labels."""
-    found: Counter[str] = Counter()
-    for line in text.splitlines():
-        if line and not line.startswith("#"):
-            name, _, value = line.rpartition(" ")
-            found[name.partition("{")[0]] += float(value)
-    return dict(found)

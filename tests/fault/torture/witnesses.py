@@ -1,6 +1,7 @@
 """What is asked of the system at a calm moment: the tables, REST, /proc."""
 
 import os
+from collections import Counter
 from http import HTTPStatus
 from pathlib import Path
 from random import Random
@@ -9,12 +10,19 @@ from urllib.parse import quote
 
 from hubbub.protocol.conversation import LOBBY, parties
 from tests.fault.torture.record import Cursor, History, Listed, Page, Row, Sample
-from tests.integration.system import System, SystemFailed
+from tests.integration.system import Answer, System, SystemFailed
 
 # Conversations and users that REST is asked for: a sample, for each page is a request.
 PAGES = 40
 LISTS = 25
 PAGE_LIMIT = 200
+METERED = {
+    "hubbub_store_replays_total": "replays asked for",
+    "hubbub_shard_recoveries_total": "holes found in logs",
+    "hubbub_shard_resent_requests_total": "requests repeated by shards",
+    "hubbub_bus_reconnects_total": "links to the broker renewed",
+    "hubbub_store_duplicates_total": "known keys",
+}
 
 
 def cursors(system: System) -> list[Cursor]:
@@ -93,3 +101,22 @@ def samples(system: System, sessions: dict[str, int], at: float) -> list[Sample]
         descriptors = len(os.listdir(f"/proc/{pid}/fd"))
         found.append(Sample(at, role, pid, resident / 1024, descriptors, sessions.get(role, 0)))
     return found
+
+
+class Meter:
+    """Adds up counters of processes that start again from nothing; what a process counted last is not seen."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._last: dict[str, float] = {}
+
+    def read(self, answer: Answer) -> None:
+        """Take what ``/metrics`` says."""
+        for line in answer.body.decode(errors="replace").splitlines():
+            series, _, text = line.rpartition(" ")
+            name = series.partition("{")[0]
+            if name in METERED:
+                value = float(text)
+                before = self._last.get(series, 0.0)
+                self.counts[METERED[name]] += round(value - before if value >= before else value)
+                self._last[series] = value
