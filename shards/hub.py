@@ -14,7 +14,7 @@ from msgspec import UNSET
 from hubbub.bus.interface import Bus
 from hubbub.bus.log import Positions
 from hubbub.protocol import messages
-from hubbub.protocol.conversation import LOBBY_TOPIC, InvalidName, user_topic
+from hubbub.protocol.conversation import LOBBY_TOPIC, PRESENCE_TOPIC, InvalidName, user_topic
 from hubbub.protocol.internal import (
     AttendAgain,
     Known,
@@ -42,6 +42,7 @@ from shards.requests import Answer, Outcome, Pending, Requests
 from shards.session import Session, Stage
 from shards.talkers import Talkers
 from shards.topics import Topics
+from shards.watchers import Watchers
 
 if TYPE_CHECKING:
     from random import Random
@@ -109,6 +110,7 @@ class Hub:
         self._drain_until = 0.0
         self.confirmations = Confirmations(self.outbox, self.pending)
         self._catchup = CatchUp(self.outbox, self.topics, self.positions, self.pending, self.confirmations)
+        self._watchers = Watchers(self.outbox, self.pending, self.topics.index)
         self._commands = Commands(
             limits=limits,
             outbox=self.outbox,
@@ -116,6 +118,7 @@ class Hub:
             requests=self.pending,
             confirmations=self.confirmations,
             catchup=self._catchup,
+            watchers=self._watchers,
             signals=self._signals,
             verify=verify,
             welcome=self._welcome,
@@ -294,8 +297,8 @@ class Hub:
             for topics, event in self.positions.accept(part, now):
                 self._take_in(topics, event)
             if self.positions.resets:
-                self._follow_up()  # at once: nobody is shown what comes behind the gap
-        self._follow_up()
+                self._follow_up(now)  # at once: nobody is shown what comes behind the gap
+        self._follow_up(now)
 
     def replies(self, replies: list[Reply], now: float) -> None:
         """See `Handler.replies`."""
@@ -314,6 +317,8 @@ class Hub:
         for signal in signals:
             listeners = self.topics.index.get(signal.topic)
             if listeners:
+                if signal.topic.startswith(PRESENCE_TOPIC):
+                    self._watchers.heard(signal)
                 frame = frames.text(signal.payload)
                 for session in listeners:
                     self.outbox.droppable(session, frame)
@@ -326,11 +331,12 @@ class Hub:
     def tick(self, now: float) -> None:
         """Ten times a second: what is due by the clock."""
         self.positions.tick(now)
-        self._follow_up()
+        self._follow_up(now)
         for pending, refused in self.pending.tick(now):
             self._answer(pending, refused)
         self.confirmations.tick(now)
         self._catchup.tick(now)
+        self._watchers.tick(now)
         self.pending.out += self.attendance.tick(now)
         if now - self._turned >= 1.0:
             self._turned = now
@@ -496,7 +502,7 @@ class Hub:
         )
         self.outbox.in_order(session, frames.text(messages.encode_event(ack)))
 
-    def _follow_up(self) -> None:
+    def _follow_up(self, now: float) -> None:
         positions = self.positions
         if positions.asks:
             self.pending.out += [(slot, Replay(slot, after)) for slot, after in positions.asks]
@@ -504,6 +510,7 @@ class Hub:
         if positions.new_terms:
             self.pending.repeat(positions.new_terms)
             self.pending.out += [self.attendance.full(slot) for slot in positions.new_terms]
+            self._watchers.new_owner(positions.new_terms, now)
             positions.new_terms.clear()
         if positions.resets:
             positions.resets.clear()

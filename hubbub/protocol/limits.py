@@ -34,6 +34,9 @@ LEASE_RENEW = 1.0
 LEASE_SECONDS = 5.0
 # A user whose last session ended is shown as offline only after this long: reconnects stay invisible.
 PRESENCE_GRACE = 5.0
+# How often a shard asks who is online of those that its clients watch; what twice differs from what they were told is
+# told them. So a notice that was lost is made good in twice this time.
+PRESENCE_REFRESH = 3.0
 # Names listed in one aggregated presence notice; past that it carries counts only.
 PRESENCE_NAMES_MAX = 50
 
