@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -59,12 +59,20 @@ class Crowd:
     """*clients* devices of somewhat fewer users. Every second one reaches the server by way of the fault proxy."""
 
     def __init__(
-        self, ways: tuple[str, ...], *, clients: int, clock: Clock, rng: Random, operations: "tuple[Operation, ...]"
+        self,
+        ways: tuple[str, ...],
+        *,
+        clients: int,
+        clock: Clock,
+        rng: Random,
+        operations: "tuple[Operation, ...]",
+        who_is_online: Callable[[], Awaitable[set[str]]],
     ) -> None:
         self._ways = itertools.cycle(ways)
         self._clock = clock
         self._rng = rng
         self._operations = operations
+        self._who_is_online = who_is_online
         self._serial = itertools.count(1)
         self._numbers = itertools.count(1)
         self._timers: set[asyncio.TimerHandle] = set()
@@ -161,11 +169,16 @@ class Crowd:
 
     def rolls(self) -> dict[str, tuple[set[str], set[str]]]:
         """Who is online by what watching devices were told: witness -> (the users, all of whom it speaks)."""
-        return {
-            f"{one.name} on {one.shard}": ({user for user, there in one.around.items() if there}, set(one.watched))
-            for one in self.devices
-            if one.watched and one.here and one.settled and len(one.around) >= len(one.watched)
-        }
+        told: dict[str, tuple[set[str], set[str]]] = {}
+        for one in self.devices:
+            if not (one.here and one.settled):
+                continue
+            if one.watched and len(one.around) >= len(one.watched):
+                there = {user for user, is_there in one.around.items() if is_there}
+                told[f"{one.name} on {one.shard}"] = there, set(one.watched)
+            if one.everybody is not None:
+                told[f"{one.name} on {one.shard}, of all"] = set(one.everybody), set(self.names)
+        return told
 
     def ends(self) -> list[End]:
         """Where each device stands, the lost ones too."""
@@ -204,4 +217,5 @@ class Crowd:
             clock=self._clock,
             patience=PATIENCE[number % 2],
             rng=Random(self._rng.random()),
+            who_is_online=self._who_is_online,
         )

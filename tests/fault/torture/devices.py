@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -15,6 +15,7 @@ from tests.integration.client import Device, new_key
 
 # Unacknowledged messages of one device beyond which it says nothing new.
 UNDER_WAY = 4
+_WATCH = "watch"  # the id of the command, and so of its answer
 
 
 class Clock:
@@ -36,11 +37,25 @@ class Clock:
 class Witness(Device):
     """A `Device` with a name, which leaves and comes back, and whose every step is in the history."""
 
-    def __init__(self, ws: str, username: str, name: str, *, clock: Clock, patience: float, rng: random.Random) -> None:
+    def __init__(
+        self,
+        ws: str,
+        username: str,
+        name: str,
+        *,
+        clock: Clock,
+        patience: float,
+        rng: random.Random,
+        who_is_online: Callable[[], Awaitable[set[str]]],
+    ) -> None:
         self.name = name
         self.contents: dict[str, str] = {}  # key -> what was said under it last, on this device
         self.watched: tuple[str, ...] = ()
         self.around: dict[str, bool] = {}  # who of the watched is said to be online
+        self.watching_all = False
+        self.everybody: set[str] | None = None  # who is said to be online, for one that watches all; None: not known
+        self._who_is_online = who_is_online
+        self._question: asyncio.Task[None] | None = None
         self._clock = clock
         self._write_down = clock.write
         self._wanted = asyncio.Event()
@@ -73,9 +88,9 @@ class Witness(Device):
         self.core.read(conversation)
         self._flush()
 
-    def watch(self, users: tuple[str, ...]) -> None:
-        """Ask for the presence of *users*, on every connection from now on."""
-        self.watched = users
+    def watch(self, users: tuple[str, ...], *, everybody: bool = False) -> None:
+        """Ask for the presence of *users*, or of everybody as well, on every connection from now on."""
+        self.watched, self.watching_all = users, everybody
         self._ask_for_presence()
 
     def typing(self, recipient: str) -> None:
@@ -113,8 +128,33 @@ class Witness(Device):
 
     def _ask_for_presence(self) -> None:
         self.around.clear()
+        self.everybody = None
         self._write_down(record.Watching, self.name, self.watched)
-        self._command(messages.Watch(users=self.watched))
+        self._command(messages.Watch(users=self.watched, lobby=self.watching_all, id=_WATCH))
+
+    def _presence(self, event: messages.Presence) -> None:
+        users = {name: state == "online" for name, state in event.users.items()}
+        self._write_down(record.Presence, self.name, tuple(users.items()))
+        for name, there in users.items():
+            if name in self.watched:
+                self.around[name] = there
+            if self.everybody is not None:
+                (self.everybody.add if there else self.everybody.discard)(name)
+        if self.watching_all and (event.more or event.id == _WATCH):
+            self.everybody = None
+            if self._question is not None:
+                self._question.cancel()
+            self._question = asyncio.create_task(self._ask_for_all(), name="who is online")
+
+    async def _ask_for_all(self) -> None:
+        """As a client does: the list by HTTP, and what it is told meanwhile on top of it."""
+        heard = len(self._clock.history.records)
+        users = await self._who_is_online()
+        for one in self._clock.history.records[heard:]:
+            if isinstance(one, record.Presence) and one.device == self.name:
+                for name, there in one.users:
+                    (users.add if there else users.discard)(name)
+        self.everybody = users
 
     def _flush(self) -> None:
         if self._out is not None:
@@ -152,9 +192,7 @@ class Witness(Device):
                 whose = event.conversation, event.username
                 self._write_down(record.Receipt, self.name, connection, *whose, event.delivered_seq, event.read_seq)
             case messages.Presence():
-                users = tuple((name, state == "online") for name, state in event.users.items())
-                self.around.update(users)
-                self._write_down(record.Presence, self.name, users)
+                self._presence(event)
             case _:
                 pass
         super()._take(data)
@@ -162,7 +200,7 @@ class Witness(Device):
             self._write_down(record.Opened, self.name, self.counts["connections"], self.shard)
         elif isinstance(event, messages.Synced):
             self._synced(event, connection)
-            if self.watched:
+            if self.watched or self.watching_all:
                 self._ask_for_presence()
         return event
 
@@ -189,4 +227,5 @@ class Witness(Device):
         super()._note(news)
 
     def _disconnected(self) -> None:
+        self.everybody = None
         self._write_down(record.Closed, self.name, self.counts["connections"])

@@ -137,7 +137,7 @@ class Pry:
 
 
 class Watch:
-    """Somebody wants to know who of some users is here."""
+    """Somebody wants to know who of some users is here; now and then, who of all."""
 
     weight = 0.5
     checks = presence.CHECKS
@@ -145,7 +145,8 @@ class Watch:
     def perform(self, crowd: Crowd, person: Person, rng: Random) -> None:
         device = person.connected(rng)
         if device is not None:
-            device.watch(tuple(rng.sample(crowd.names, min(PATCH, len(crowd.names)))))
+            users = rng.sample(crowd.names, min(PATCH, len(crowd.names)))
+            device.watch(tuple(users), everybody=rng.random() < 0.2)
 
 
 class Leave:

@@ -139,7 +139,14 @@ class Run:
         plan, outcome, system = self._plan, self._outcome, self._system
         clock = Clock()
         ways = (system.ws, f"ws://127.0.0.1:{self._port}/ws")
-        crowd = Crowd(ways, clients=plan.clients, clock=clock, rng=Random(self._rng.random()), operations=OPERATIONS)
+        crowd = Crowd(
+            ways,
+            clients=plan.clients,
+            clock=clock,
+            rng=Random(self._rng.random()),
+            operations=OPERATIONS,
+            who_is_online=self._who_is_online,
+        )
         nemesis = Nemesis(system, proxy, clock_file=self._clock_file, disk=disk, clock=clock)
         outcome.history = clock.history
         menu = plan.menu if disk is not None else tuple(one for one in plan.menu if one[0] != "fill")
@@ -174,6 +181,13 @@ class Run:
             outcome.strokes, outcome.connections_cut = nemesis.counts, nemesis.hit
             outcome.seconds = clock.now()
             await crowd.close()
+
+    async def _who_is_online(self) -> set[str]:
+        """As a client asks: again and again until there is an answer."""
+        while True:
+            with suppress(OSError, HTTPException, SystemFailed):
+                return await asyncio.to_thread(witnesses.online, self._system)
+            await asyncio.sleep(1.0)
 
     async def _open_gates(self, proxy: Proxy) -> None:
         system = self._system
@@ -285,11 +299,13 @@ class Run:
         while True:
             await asyncio.sleep(0.5)
             truth = crowd.online()
-            rolls = await asyncio.to_thread(witnesses.rolls, self._system, crowd.names[0])
-            rolls |= crowd.rolls()
+            rolls = {
+                "REST": (await asyncio.to_thread(witnesses.online, self._system), set(crowd.names)),
+                **crowd.rolls(),
+            }
             at = clock.now()
             called = [
-                record.Roll(at, since, witness, frozenset(said), truth & frozenset(among or truth))
+                record.Roll(at, since, witness, frozenset(said), truth & frozenset(among))
                 for witness, (said, among) in rolls.items()
             ]
             wrong = any(one.said != one.truth for one in called)
