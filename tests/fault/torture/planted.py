@@ -77,11 +77,11 @@ def found(name: str, outcome: Outcome) -> str:
 
 
 def find_all(wanted: str, seed: int, torture: Torture, logs: Path) -> int:
-    """Plant *wanted* (a name, ``all`` or ``list``); 1 if one of them was not found."""
+    """Plant *wanted* (names with commas, ``all`` or ``list``); 1 if one of them was not found."""
     if wanted == "list":
         print("\n".join(PLANTED))
         return 0
-    names = list(PLANTED) if wanted == "all" else [wanted]
+    names = list(PLANTED) if wanted == "all" else wanted.split(",")
     if unknown := [name for name in names if name not in PLANTED]:
         print(f"no such fault: {unknown[0]}; `--planted list` names them")
         return 2

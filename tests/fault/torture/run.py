@@ -4,17 +4,16 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from http.client import HTTPException
+from functools import partial
 from pathlib import Path
 from random import Random
 from xmlrpc.client import Error as XmlRpcError
 
-import psycopg
 import uvloop
 
-from tests.fault.torture import record, witnesses
+from tests.fault.torture import aside, record, witnesses
 from tests.fault.torture.checks import cursors, processes, verdict
 from tests.fault.torture.checks.presence import SETTLED_AFTER
 from tests.fault.torture.crowd import Crowd
@@ -28,7 +27,6 @@ from tests.fault.torture.record import History, Violation
 from tests.integration.system import System, SystemFailed, free_port
 
 SITE = Path(__file__).parent / "site"
-LOOK_EVERY = 2.0
 # Shards pass confirmations on ten times a second, the store writes them once a second; the rest is for a busy machine.
 CONFIRMED_AFTER = 10.0
 
@@ -145,15 +143,15 @@ class Run:
             clock=clock,
             rng=Random(self._rng.random()),
             operations=OPERATIONS,
-            who_is_online=self._who_is_online,
+            who_is_online=partial(aside.who_is_online, system),
         )
         nemesis = Nemesis(system, proxy, clock_file=self._clock_file, disk=disk, clock=clock)
         outcome.history = clock.history
         menu = plan.menu if disk is not None else tuple(one for one in plan.menu if one[0] != "fill")
         helpers = [
-            asyncio.create_task(self._restart_server(clock), name="init"),
-            asyncio.create_task(self._look_at_cursors(clock.history), name="cursors"),
-            asyncio.create_task(self._look_at_metrics(), name="metrics"),
+            asyncio.create_task(aside.restart_server(system, clock), name="init"),
+            asyncio.create_task(aside.look_at_cursors(system, clock.history), name="cursors"),
+            asyncio.create_task(aside.look_at_metrics(system, self._meter), name="metrics"),
         ]
         end = time.monotonic() + plan.seconds
         try:
@@ -182,13 +180,6 @@ class Run:
             outcome.seconds = clock.now()
             await crowd.close()
 
-    async def _who_is_online(self) -> set[str]:
-        """As a client asks: again and again until there is an answer."""
-        while True:
-            with suppress(OSError, HTTPException, SystemFailed):
-                return await asyncio.to_thread(witnesses.online, self._system)
-            await asyncio.sleep(1.0)
-
     async def _open_gates(self, proxy: Proxy) -> None:
         system = self._system
         self._database.mkdir(mode=0o700)
@@ -196,33 +187,6 @@ class Run:
         await proxy.open("bus", self._way, self._home / "broker.sock")
         postgres = system.settings.postgres().socket_dir / ".s.PGSQL.5432"
         await proxy.open("database", self._database / ".s.PGSQL.5432", postgres)
-
-    async def _restart_server(self, clock: Clock) -> None:
-        """What systemd does in a deployment: `hubbub up` ends when its supervisord dies, and is started again."""
-        while True:
-            await asyncio.sleep(0.2)
-            if self._system.ended:
-                clock.write(record.Blow, "restart", "hubbub up has ended; it is started again")
-                self._system.launch()
-
-    async def _look_at_cursors(self, history: History) -> None:
-        known: dict[tuple[str, str], record.Cursor] = {}
-        while True:
-            await asyncio.sleep(LOOK_EVERY)
-            try:
-                look = await asyncio.to_thread(witnesses.cursors, self._system)
-            except psycopg.Error:
-                continue  # it is just being tortured
-            fresh = [one for one in look if known.get((one.username, one.conversation)) != one]
-            known.update({(one.username, one.conversation): one for one in fresh})
-            history.cursors.append(fresh)
-
-    async def _look_at_metrics(self) -> None:
-        """What the processes count of themselves, as far as it is seen before they are killed."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY)
-            with suppress(OSError, HTTPException):
-                self._meter.read(await asyncio.to_thread(self._system.get, "/metrics"))
 
     async def _calm(self, crowd: Crowd, clock: Clock, nemesis: Nemesis, *, first: bool = False) -> None:
         outcome, history = self._outcome, clock.history
