@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from random import Random
 from xmlrpc.client import Error as XmlRpcError
 
+import psycopg
 import uvloop
 
 from tests.fault.torture import aside, record, witnesses
@@ -23,7 +24,7 @@ from tests.fault.torture.inside import Inside
 from tests.fault.torture.nemesis import MENU, Menu, Nemesis, schedule
 from tests.fault.torture.operations import OPERATIONS, checks_of
 from tests.fault.torture.proxy import Proxy
-from tests.fault.torture.record import History, Violation
+from tests.fault.torture.record import Check, History, Violation
 from tests.integration.system import System, SystemFailed, free_port
 
 SITE = Path(__file__).parent / "site"
@@ -193,7 +194,7 @@ class Run:
         begun = time.monotonic()
         troubles = await self._until_well(crowd)
         if troubles:
-            outcome.violations += [Violation("did not come back", text) for text in troubles]
+            await self._judge_unwell(crowd, history, troubles)
             return
         recovery = time.monotonic() - begun
         since = clock.now()
@@ -220,6 +221,22 @@ class Run:
             f"{presence:4.1f} s, {acked} acknowledged, {len(found.rows)} stored, {strokes} strokes, "
             f"{len(outcome.violations)} violations"
         )
+
+    async def _judge_unwell(self, crowd: Crowd, history: History, troubles: list[str]) -> None:
+        """Something did not come back. The cause may show in the histories, as far as they can be judged: nobody
+        counts as having ended connected, and REST is not asked."""
+        ends = [
+            replace(one, settled=False, applied={k: list(v) for k, v in one.applied.items()}) for one in crowd.ends()
+        ]
+        found = replace(history, records=list(history.records), ends=ends, troubles=troubles)
+        found.secrets = frozenset(crowd.secrets)
+        checks: tuple[Check, ...] = processes.CHECKS
+        with suppress(psycopg.Error):
+            found.rows = await asyncio.to_thread(witnesses.rows, self._system)
+            found.cursors = [*history.cursors, await asyncio.to_thread(witnesses.cursors, self._system)]
+            checks += checks_of(OPERATIONS)
+        self._outcome.violations += await asyncio.to_thread(lambda: list(verdict(found, checks)))
+        self._outcome.history = found
 
     async def _until_confirmed(self, crowd: Crowd, history: History) -> None:
         """Wait until all that was confirmed in this calm is in the table, or for too long."""
