@@ -282,6 +282,14 @@ def test_an_acknowledgement_of_a_copy_stands_outside_the_order() -> None:
     assert list(verdict(replace(history, records=records), CHECKS)) == []
 
 
+def test_an_acknowledgement_may_come_before_the_sync() -> None:
+    """What was said at once on a new connection is answered at once; the sync covers it."""
+    history = good()
+    early = Acked(8.5, "ann/1", 2, key(3), "text 3", PAIR, 3, row(3).id, True, True, live=False)
+    begin: list[Record] = [Opened(8.0, "ann/1", 2, "shard-1"), early, Synced(9.0, "ann/1", 2, PAIR, 3, 3, 3, 3, 0)]
+    assert list(verdict(more(history, *begin), CHECKS)) == []
+
+
 def test_what_was_never_answered_may_be_stored_or_not() -> None:
     history = replace(_unacknowledged(good()), cursors=[[Cursor("bob", PAIR, 3, 3), Cursor("ann", PAIR, 3, 2)]])
     assert list(verdict(history, CHECKS)) == []

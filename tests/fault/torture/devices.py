@@ -179,7 +179,7 @@ class Witness(Device):
                 place = event.conversation, event.seq, event.id
                 self._write_down(record.Arrived, self.name, connection, *place, live)
             case messages.Ack():
-                self._acked(event, connection)
+                self._acked(event, connection, live)
             case messages.Error() if isinstance(event.stored, str):
                 key = str(event.id)
                 said = self.name, key, self.contents.get(key, ""), event.code, event.stored, event.temporary
@@ -204,11 +204,11 @@ class Witness(Device):
                 self._ask_for_presence()
         return event
 
-    def _acked(self, ack: messages.Ack, connection: int) -> None:
+    def _acked(self, ack: messages.Ack, connection: int, live: bool) -> None:
         key = str(ack.id)
         place = ack.conversation, ack.seq, ack.message_id, ack.duplicate
         asked = key in self.core.pending
-        self._write_down(record.Acked, self.name, connection, key, self.contents.get(key, ""), *place, asked)
+        self._write_down(record.Acked, self.name, connection, key, self.contents.get(key, ""), *place, asked, live)
 
     def _synced(self, event: messages.Synced, connection: int) -> None:
         for one in event.conversations:

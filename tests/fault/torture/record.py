@@ -73,7 +73,7 @@ class Closed(NamedTuple):
 
 
 class Acked(NamedTuple):
-    """A message was acknowledged. *asked*: whether the device waited for it."""
+    """A message was acknowledged. *asked*: whether the device waited for it; *live*: whether it had synced before."""
 
     at: float
     device: str
@@ -85,6 +85,7 @@ class Acked(NamedTuple):
     id: int
     duplicate: bool
     asked: bool
+    live: bool = True
 
 
 class Refused(NamedTuple):
@@ -305,6 +306,7 @@ class Violation:
     seq: int = 0
     key: str = ""
     user: str = ""
+    device: str = ""
     at: float = -1.0
 
     def __str__(self) -> str:

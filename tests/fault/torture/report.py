@@ -90,9 +90,13 @@ def timeline(history: History, violation: Violation) -> str:
 def _concerns(one: record.Record, violation: Violation, places: set[int], keys: set[str], history: History) -> bool:
     user = history.users.get(getattr(one, "device", ""), "")
     match one:
-        case record.Said() | record.Posted() | record.Refused():
-            return one.key in keys
-        case record.Acked():
+        case record.Opened() | record.Closed() if violation.device:
+            return one.device == violation.device
+        case (
+            record.Arrived() | record.Acked() | record.Reached() | record.Synced() | record.Confirmed() | record.Said()
+        ) if one.device == violation.device and one.conversation == violation.conversation:
+            return True
+        case record.Said() | record.Posted() | record.Refused() | record.Acked():
             return one.key in keys
         case record.Arrived() | record.Reached() if one.conversation == violation.conversation and places:
             return one.seq in places and violation.user in ("", user)

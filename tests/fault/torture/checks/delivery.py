@@ -46,7 +46,7 @@ def _compare(end: End, name: str, applied: list[Applied], rows: list[Row]) -> It
             kind, text = "lost on the way", f"{end.name} went on with {name} #{one.seq} without #{row.seq}"
         else:
             kind, text = "another order", f"{end.name} was shown {one} in the place of {row}"
-        yield Violation(kind, text, name, one.seq, user=end.username)
+        yield Violation(kind, text, name, one.seq, user=end.username, device=end.name)
         return
 
 
@@ -62,7 +62,7 @@ def everything_arrived(history: History) -> Iterator[Violation]:
             reached = applied[-1].seq if applied else end.from_seq.get(name, 0)
             if reached < rows[-1].seq:
                 text = f"{end.name} is connected and synced, and has {name} to #{reached} of #{rows[-1].seq}"
-                yield Violation("lost on the way", text, name, reached + 1, user=end.username)
+                yield Violation("lost on the way", text, name, reached + 1, user=end.username, device=end.name)
 
 
 def _same(one: Applied, row: Row) -> bool:
@@ -95,7 +95,7 @@ def arrived_is_the_table(history: History) -> Iterator[Violation]:
             row = history.by_place.get((one.conversation, one.seq))
             if row is None or row.id != one.id:
                 text = f"{one.device} was sent {one.conversation} #{one.seq} with id {one.id}, the table has {row}"
-                yield Violation("shown and not stored", text, one.conversation, one.seq, at=one.at)
+                yield Violation("shown and not stored", text, one.conversation, one.seq, device=one.device, at=one.at)
 
 
 @dataclass
@@ -118,7 +118,7 @@ def live_is_gapless(history: History) -> Iterator[Violation]:
                 streams[one.device].positions[one.conversation] = one.to
             case Arrived() | Acked():
                 stream = streams.get(one.device)
-                if stream is None or (isinstance(one, Arrived) and not one.live):
+                if stream is None or not one.live:
                     continue
                 aside = stream.aside[one.conversation]
                 if isinstance(one, Acked) and one.duplicate:
@@ -134,7 +134,7 @@ def live_is_gapless(history: History) -> Iterator[Violation]:
                 else:
                     kind = "a gap in the stream" if one.seq > position else "sent twice"
                     text = f"{one.device}, live at {one.conversation} #{position}, was sent #{one.seq}"
-                    yield Violation(kind, text, one.conversation, position + 1, at=one.at)
+                    yield Violation(kind, text, one.conversation, position + 1, device=one.device, at=one.at)
                     stream.positions[one.conversation] = max(position, one.seq)
             case _:
                 pass
