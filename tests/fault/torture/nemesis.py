@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +15,19 @@ import psycopg
 from tests.fault.torture import record
 from tests.fault.torture.devices import Clock
 from tests.fault.torture.disk import Disk
-from tests.fault.torture.proxy import Proxy
+from tests.fault.torture.proxy import FAULTS, Proxy
 from tests.integration.system import System
 
 # ``(verb, target, weight)``. `postmaster` is PostgreSQL's first process (stopped with all of its processes), `backend`
 # the session that writes, `keeper` our program around PostgreSQL.
-Menu = tuple[tuple[str, str, float], ...]
+Menu = tuple[tuple[str, str, int], ...]
 MENU: Menu = (
     *(("kill", target, weight) for target, weight in (("shard", 3), ("broker", 3), ("store", 3), ("backend", 2))),
     *(("kill", target, 1) for target in ("postmaster", "keeper", "supervisord")),
     *(("stop", target, 2) for target in ("shard", "broker", "store")),
     *(("stop", target, 1) for target in ("postmaster", "backend", "keeper", "supervisord")),
     *(("term", target, 1) for target in ("shard", "broker", "store", "keeper", "backend")),
-    *((verb, "clients", 1.5) for verb in ("cut", "delay", "throttle", "stall", "half_open", "ghost")),
-    *((verb, "bus", 1) for verb in ("cut", "delay", "throttle", "stall", "half_open", "ghost")),
-    *((verb, "database", 1) for verb in ("cut", "delay", "throttle", "stall", "half_open", "ghost")),
+    *((verb, gate, 1) for gate in ("clients", "bus", "database") for verb in FAULTS),
     ("clock", "store", 2),
     ("fill", "disk", 1),
 )
@@ -59,12 +57,23 @@ class Stroke:
         return f"{self.verb} {self.target.partition('-')[0]}"
 
 
-def schedule(rng: Random, *, seconds: float, every: float, menu: Menu, shards: int) -> list[Stroke]:
-    """A storm of *seconds*, with a stroke every *every* seconds on average. Strokes overlap as they come."""
+def deal(rng: Random, menu: Menu) -> Iterator[tuple[str, str]]:
+    """``(verb, target)`` for ever: everything on the menu once, then what has more weight again, and so on."""
+    while True:
+        for copy in range(max(weight for *_, weight in menu)):
+            round_of = [(verb, target) for verb, target, weight in menu if weight > copy]
+            rng.shuffle(round_of)
+            yield from round_of
+
+
+def schedule(
+    rng: Random, cards: Iterator[tuple[str, str]], *, seconds: float, every: float, shards: int
+) -> list[Stroke]:
+    """A storm of *seconds*, with one of *cards* every *every* seconds on average. Strokes overlap as they come."""
     strokes: list[Stroke] = []
     at = rng.expovariate(1 / every)
     while at < seconds:
-        verb, target, _ = rng.choices(menu, [weight for *_, weight in menu])[0]
+        verb, target = next(cards)
         low, high = LASTS.get(verb, PROXIED)
         lasts = min(rng.uniform(low, high), max(0.2, seconds - at))
         amount = 0.0

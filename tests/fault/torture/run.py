@@ -21,7 +21,7 @@ from tests.fault.torture.crowd import Crowd
 from tests.fault.torture.devices import Clock
 from tests.fault.torture.disk import Disk, NoDisk
 from tests.fault.torture.inside import Inside
-from tests.fault.torture.nemesis import MENU, Menu, Nemesis, schedule
+from tests.fault.torture.nemesis import MENU, Menu, Nemesis, deal, schedule
 from tests.fault.torture.operations import OPERATIONS, checks_of
 from tests.fault.torture.proxy import Proxy
 from tests.fault.torture.record import Check, History, Violation
@@ -72,7 +72,10 @@ class Run:
         self._plan = plan
         self._home = home
         self._say = say
-        self._rng = Random(plan.seed)
+        # One for each, so that what one of them draws changes nothing for the others.
+        self._strokes, self._people, self._sample = (
+            Random(f"{plan.seed} {what}") for what in ("strokes", "people", "sample")
+        )
         self._meter = witnesses.Meter()
         self._outcome = Outcome(plan, metrics=self._meter.counts)
         self._clock_file = home / "clock"
@@ -142,13 +145,14 @@ class Run:
             ways,
             clients=plan.clients,
             clock=clock,
-            rng=Random(self._rng.random()),
+            rng=self._people,
             operations=OPERATIONS,
             who_is_online=partial(aside.who_is_online, system),
         )
         nemesis = Nemesis(system, proxy, clock_file=self._clock_file, disk=disk, clock=clock)
         outcome.history = clock.history
         menu = plan.menu if disk is not None else tuple(one for one in plan.menu if one[0] != "fill")
+        cards = deal(self._strokes, menu)
         helpers = [
             asyncio.create_task(aside.restart_server(system, clock), name="init"),
             asyncio.create_task(aside.look_at_cursors(system, clock.history), name="cursors"),
@@ -161,7 +165,7 @@ class Run:
             while not outcome.violations:
                 left = end - time.monotonic()
                 storm = min(plan.storm, left)
-                strokes = schedule(self._rng, seconds=storm, every=plan.every, menu=menu, shards=plan.shards)
+                strokes = schedule(self._strokes, cards, seconds=storm, every=plan.every, shards=plan.shards)
                 crowd.act()
                 await nemesis.storm(strokes, storm)
                 await crowd.rest()
@@ -209,7 +213,7 @@ class Run:
         await self._until_confirmed(crowd, history)
         history.samples += await asyncio.to_thread(witnesses.samples, self._system, crowd.sessions(), clock.now())
         found = replace(history, ends=crowd.ends(), secrets=frozenset(crowd.secrets))
-        await asyncio.to_thread(witnesses.testify, self._system, found, crowd.names, self._rng)
+        await asyncio.to_thread(witnesses.testify, self._system, found, crowd.names, self._sample)
         checks = checks_of(OPERATIONS) + processes.CHECKS
         outcome.violations += await asyncio.to_thread(lambda: list(verdict(found, checks)))
         outcome.history = found
