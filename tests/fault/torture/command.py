@@ -45,6 +45,7 @@ def main(description: str, arguments: list[str] | None = None) -> int:
     parser.add_argument("--shards", type=int, default=2, help="[%(default)s]")
     parser.add_argument("--storm", type=float, default=30.0, help="seconds of faults between two calms [%(default)g]")
     parser.add_argument("--every", type=float, default=1.5, help="seconds between faults, on average [%(default)g]")
+    parser.add_argument("--tcp", action="store_true", help="the processes meet over tcp with CURVE, not in files")
     parser.add_argument("--planted", metavar="NAME", help="planted faults, with commas; `all`, or `list`")
     parser.add_argument("--logs", type=Path, default=Path("torture-logs"), help="where timelines go [%(default)s]")
     parser.add_argument("--home", type=Path, help="run here, in place of a directory that is removed")
@@ -59,6 +60,7 @@ def main(description: str, arguments: list[str] | None = None) -> int:
         shards=options.shards,
         storm=options.storm,
         every=options.every,
+        tcp=options.tcp,
     )
     say(f"seed {seed}, {options.minutes:g} minutes, {plan.clients} clients on {plan.shards} shards")
     outcome = torture(plan, options.home, options.logs)

@@ -20,14 +20,13 @@ from tests.fault.torture.checks.presence import SETTLED_AFTER
 from tests.fault.torture.crowd import Crowd
 from tests.fault.torture.devices import Clock
 from tests.fault.torture.disk import Disk, NoDisk
-from tests.fault.torture.inside import Inside
 from tests.fault.torture.nemesis import MENU, Menu, Nemesis, deal, schedule
 from tests.fault.torture.operations import OPERATIONS, checks_of
 from tests.fault.torture.proxy import Proxy
 from tests.fault.torture.record import Check, History, Violation
-from tests.integration.system import System, SystemFailed, free_port
+from tests.fault.torture.ways import Ways
+from tests.integration.system import System, SystemFailed
 
-SITE = Path(__file__).parent / "site"
 # Shards pass confirmations on ten times a second, the store writes them once a second; the rest is for a busy machine.
 CONFIRMED_AFTER = 10.0
 
@@ -35,7 +34,8 @@ CONFIRMED_AFTER = 10.0
 @dataclass(frozen=True)
 class Plan:
     """What a run is to be. *storm*: seconds of faults between two calms; *every*: seconds between strokes;
-    *patience*: seconds until everything must be well again after a storm."""
+    *patience*: seconds until everything must be well again after a storm; *tcp*: the processes meet over tcp,
+    with CURVE keys, as on several hosts."""
 
     seed: int
     seconds: float
@@ -46,6 +46,7 @@ class Plan:
     patience: float = 60.0
     menu: Menu = MENU
     planted: str = ""
+    tcp: bool = False
 
 
 @dataclass
@@ -78,19 +79,8 @@ class Run:
         )
         self._meter = witnesses.Meter()
         self._outcome = Outcome(plan, metrics=self._meter.counts)
-        self._clock_file = home / "clock"
-        self._clock_file.write_text("0")
-        bus = home / "bus.sock"
-        self._way, self._port = bus, free_port()
-        self._database = home / "database"
-        inside = Inside(
-            broker_url=f"ipc://{home / 'broker.sock'}",
-            database_url=f"postgresql://hubbub@/hubbub?host={self._database}",
-            clock=str(self._clock_file),
-            planted=plan.planted,
-        )
-        environment = {"HUBBUB_BUS_URL": f"ipc://{bus}", "PYTHONPATH": str(SITE), "TORTURE": inside.text()}
-        self._system = System(home, shards=plan.shards, env=environment)
+        self._ways = Ways(home, tcp=plan.tcp, planted=plan.planted)
+        self._system = System(home, shards=plan.shards, env=self._ways.environment)
 
     def carry_out(self) -> Outcome:
         """The whole run. It starts and ends every process that it needs."""
@@ -123,7 +113,7 @@ class Run:
     async def _live(self, disk: Disk | None) -> None:
         proxy = await Proxy.start()
         try:
-            await self._open_gates(proxy)
+            await self._ways.open(proxy, self._system)
             self._system.launch()  # in this thread: the server ends with the one that started it
             try:
                 await asyncio.to_thread(self._system.wait_ready)
@@ -140,16 +130,15 @@ class Run:
     async def _storms(self, disk: Disk | None, proxy: Proxy) -> None:
         plan, outcome, system = self._plan, self._outcome, self._system
         clock = Clock()
-        ways = (system.ws, f"ws://127.0.0.1:{self._port}/ws")
         crowd = Crowd(
-            ways,
+            self._ways.of_clients(system),
             clients=plan.clients,
             clock=clock,
             rng=self._people,
             operations=OPERATIONS,
             who_is_online=partial(aside.who_is_online, system),
         )
-        nemesis = Nemesis(system, proxy, clock_file=self._clock_file, disk=disk, clock=clock)
+        nemesis = Nemesis(system, proxy, clock_file=self._ways.clock, disk=disk, clock=clock)
         outcome.history = clock.history
         menu = plan.menu if disk is not None else tuple(one for one in plan.menu if one[0] != "fill")
         cards = deal(self._strokes, menu)
@@ -184,14 +173,6 @@ class Run:
             outcome.strokes, outcome.connections_cut = nemesis.counts, nemesis.hit
             outcome.seconds = clock.now()
             await crowd.close()
-
-    async def _open_gates(self, proxy: Proxy) -> None:
-        system = self._system
-        self._database.mkdir(mode=0o700)
-        await proxy.open("clients", f"127.0.0.1:{self._port}", f"127.0.0.1:{system.port}")
-        await proxy.open("bus", self._way, self._home / "broker.sock")
-        postgres = system.settings.postgres().socket_dir / ".s.PGSQL.5432"
-        await proxy.open("database", self._database / ".s.PGSQL.5432", postgres)
 
     async def _calm(self, crowd: Crowd, clock: Clock, nemesis: Nemesis, *, first: bool = False) -> None:
         outcome, history = self._outcome, clock.history
