@@ -156,6 +156,32 @@ def _never_withdrawn() -> None:
     Attendance._depart = lambda self, users, now: None  # type: ignore[method-assign]
 
 
+def _cursors_go_back() -> None:
+    from store.database import STATEMENTS
+
+    after = "set delivered_seq = excluded.delivered_seq, read_seq = excluded.read_seq\nreturning"
+    before, _, rest = STATEMENTS["move_cursors"].partition("set delivered_seq = greatest")
+    STATEMENTS["move_cursors"] = before + after + rest.partition("\nreturning")[2]
+
+
+def _every_second_notice_lost() -> None:
+    from store.presence import Attendance
+
+    tick = Attendance.tick
+    count = itertools.count()
+
+    def lossy(self: Any, now: float) -> list[Any]:
+        return [signal for signal in tick(self, now) if next(count) % 2]
+
+    Attendance.tick = lossy  # type: ignore[method-assign]
+
+
+def _nobody_asks_again() -> None:
+    from shards.watchers import Watchers
+
+    Watchers.tick = lambda self, now: None  # type: ignore[method-assign]
+
+
 def _ordered_by_clock() -> None:
     from store.database import STATEMENTS
 
@@ -293,19 +319,14 @@ def _no_second_start() -> None:
     mark.touch()
 
 
-def _in(program: str, *plant: Callable[[], None]) -> Callable[[str], None]:
+def _in(program: str, plant: Callable[[], None], **more: Callable[[], None]) -> Callable[[str], None]:
+    plants = {program: plant, **more}
+
     def put_in(here: str) -> None:
-        for one in plant if here == program else ():
-            one()
+        if here in plants:
+            plants[here]()
 
     return put_in
-
-
-def _hold_dropped_while_reads_are_slow(program: str) -> None:
-    if program == "store":
-        _slow_reads()
-    elif program == "shards":
-        _hold_dropped()
 
 
 PATCHES: dict[str, Callable[[str], None]] = {
@@ -316,12 +337,14 @@ PATCHES: dict[str, Callable[[str], None]] = {
     "published out of order": _in("store", _out_of_order),
     "a direct message to a stranger": _in("store", _to_a_stranger),
     "unread off by one": _in("store", _unread_off_by_one),
+    "cursors go back": _in("store", _cursors_go_back),
+    "lost notices of presence stay lost": _in("shards", _nobody_asks_again, store=_every_second_notice_lost),
     "presence never withdrawn": _in("store", _never_withdrawn),
     "history in the clock's order": _in("store", _ordered_by_clock),
     "refused although stored": _in("store", _refused_although_stored),
     "a repeat gets another number": _in("store", _another_number_for_a_repeat),
     "a hole is passed over": _in("shards", _hole_passed_over),
-    "what is held during a sync is dropped": _hold_dropped_while_reads_are_slow,
+    "what is held during a sync is dropped": _in("shards", _hold_dropped, store=_slow_reads),
     "positions taken too early": _in("shards", _positions_too_early),
     "delivered when sent": _in("shards", _delivered_when_sent),
     "topics forgotten by a new link": _in("shards", _topics_forgotten),

@@ -38,6 +38,8 @@ PLANTED: dict[str, Planted] = {
     "published out of order": Planted(_CLIENTS, _LOST),
     "a direct message to a stranger": Planted(_CLIENTS, ("shown to a stranger",)),
     "unread off by one": Planted(_CLIENTS, ("unread miscounted",)),
+    "cursors go back": Planted(_CLIENTS, ("a cursor went back",)),
+    "lost notices of presence stay lost": Planted(_CLIENTS, ("presence is wrong",)),
     "presence never withdrawn": Planted(_CLIENTS, ("presence is wrong",)),
     "history in the clock's order": Planted(_CLOCK, ("another order",)),
     "refused although stored": Planted(_CLIENTS, ("refused and stored",)),

@@ -53,6 +53,7 @@ def verdict_text(outcome: Outcome) -> str:
     for one in outcome.history.samples:
         memory[one.role] = max(memory.get(one.role, 0.0), one.resident_mb)
     lines.append("  most memory, MB: " + ", ".join(f"{role} {size:.0f}" for role, size in memory.items()))
+    lines += [f"  ended by itself, {times} times: {why}" for why, times in outcome.failures.most_common(SHOWN)]
     lines += [f"  not tried: {what}" for what in outcome.skipped]
     for violation in outcome.violations[:SHOWN]:
         lines.append(f"VIOLATION {violation}")

@@ -63,6 +63,7 @@ class Outcome:
     calms: int = 0
     seconds: float = 0.0
     recovery: list[float] = field(default_factory=list)  # seconds from each storm's end until all were served
+    failures: Counter[str] = field(default_factory=Counter)  # programs that ended by themselves, and why
     skipped: list[str] = field(default_factory=list)
 
 
@@ -118,6 +119,7 @@ class Run:
             try:
                 await asyncio.to_thread(self._system.wait_ready)
                 await self._storms(disk, proxy)
+                self._outcome.failures = await asyncio.to_thread(witnesses.failures, self._system)
                 if self._outcome.violations:
                     (self._home / "failed.log").write_text(self._system.logs())
             finally:

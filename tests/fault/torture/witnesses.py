@@ -101,6 +101,16 @@ def samples(system: System, sessions: dict[str, int], at: float) -> list[Sample]
     return found
 
 
+def failures(system: System) -> Counter[str]:
+    """Why programs ended that nobody had ended, by their logs: ``store: the task …``."""
+    found: Counter[str] = Counter()
+    for program in ("broker", "store", *(f"shard-{i}" for i in range(system.shards))):
+        for line in system.log(program):
+            if line.get("event") in ("process failed", "process crashed"):
+                found[f"{program.partition('-')[0]}: {line.get('reason')}"] += 1
+    return found
+
+
 class Meter:
     """Adds up counters of processes that start again from nothing; what a process counted last is not seen."""
 
