@@ -33,7 +33,7 @@ def test_the_promise_is_kept(tmp_path: Path, record_property: Property) -> None:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("name", ["acknowledged before the commit", "a direct message to a stranger"])
+@pytest.mark.parametrize("name", ["acknowledged before the commit", "unread off by one"])
 def test_a_planted_fault_is_found(name: str, tmp_path: Path) -> None:
     outcome = torture(planted.plan_of(name, SEED), None, tmp_path)
     assert planted.found(name, outcome), verdict_text(outcome)
