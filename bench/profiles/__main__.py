@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 profile = PROFILES[name]
                 if options.tiny:
                     server = server or shared.enter_context(running(shards=options.shards, settings={}))
-                    scene = Scene(name, server, options.clients or 120, options.seconds or 3, options.seed, tiny=True)
+                    scene = Scene(name, server, options.clients or 120, options.seconds or 2, options.seed, tiny=True)
                     outcomes.append(uvloop.run(profile.run(scene)))
                 else:
                     with running(shards=options.shards, settings=profile.settings) as fresh:

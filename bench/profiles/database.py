@@ -34,7 +34,7 @@ async def _run(scene: Scene, away: Away) -> Outcome:
         prober = Prober(scene.server)
         await prober.connect()
         crowd.talk(Traffic(lobby=1, direct=scene.clients / 25))
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(1.0)
         await until(lambda: bool(act.observer.rss_mib), SETTLE_SECONDS, "observed")
         before = dict(act.observer.rss_mib)
         prober.begin()

@@ -43,14 +43,15 @@ class Observer:
         self._task = asyncio.create_task(self._run(), name="observer")
 
     async def stop(self) -> dict[str, float]:
-        """End; the CPU figures: cores by role, of the generator, and of the whole machine."""
+        """End; the CPU figures: cores by role, of the generator, and of everything else on the machine."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._sample_cpu()
         seconds = time.perf_counter() - self._began
         cores = {f"cores {role}": spent / 1e6 / seconds for role, spent in sorted(self._spent.items())}
         cores["cores generator"] = (time.process_time() - self._own) / seconds
-        cores["cores machine"] = (procs.machine_busy() - self._busy) / 1e6 / seconds
+        machine = (procs.machine_busy() - self._busy) / 1e6 / seconds
+        cores["cores others"] = max(0.0, machine - sum(cores.values()))
         return {name: round(value, 2) for name, value in cores.items()}
 
     async def _run(self) -> None:

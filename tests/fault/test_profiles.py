@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from bench.profiles import PROFILES
 from bench.profiles.__main__ import main
@@ -15,6 +16,7 @@ class Report(msgspec.Struct):
     outcomes: list[Outcome]
 
 
+@pytest.mark.timeout(300)  # forty seconds on an idle machine; six profiles that wait for conditions, on a busy one
 def test_every_profile_keeps_the_promise(tmp_path: Path) -> None:
     report = tmp_path / "profiles.json"
     assert main(["--tiny", "--json", str(report)]) == 0
