@@ -49,11 +49,11 @@ class Server:
 
 @contextmanager
 def running(
-    *, shards: int | None = None, env: Mapping[str, str] | None = None, command: Sequence[str] = COMMAND
+    *, shards: int | None = None, settings: Mapping[str, str] = SETTINGS, command: Sequence[str] = COMMAND
 ) -> Iterator[Server]:
     """Start ``COMMAND up`` on a free port of the loopback and yield it once every shard is ready.
 
-    `shards`: one for each core unless given. `env` comes on top of the environment and `SETTINGS`.
+    `shards`: one for each core unless given. `settings` come on top of the environment.
     Raises `ServerFailed`; whatever fails inside, the logs' ends go to standard error.
     """
     count = shards or os.cpu_count() or 1
@@ -69,7 +69,7 @@ def running(
             process = subprocess.Popen(
                 [*command, "up", "--data-dir", str(data_dir), "--port", str(port), "--shards", str(count)],
                 cwd=ROOT,
-                env={**os.environ, **SETTINGS, **(env or {})},
+                env={**os.environ, **settings},
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,

@@ -53,11 +53,20 @@ DRAIN_SLICE = 250
 # How long a drain waits for acknowledgements of what was taken.
 DRAIN_SECONDS = 10.0
 RECONNECT = messages.ReconnectTimes(min_ms=200, max_ms=10_000)
-RESTART_SPREAD_MS = 2_000
+# Those who are sent away come back to shards that have others to serve. A reconnect with its sync takes about a
+# millisecond of a core, so half a core's worth of them a second; but nobody is left alone for longer than a minute.
+RECONNECTS_PER_SECOND = 500
+RESTART_SPREAD_MS = (2_000, 60_000)
 HEARTBEAT = b"h"
 _OVERLOADED = ErrorCode.OVERLOADED.name
 # The longest that a request waits for others to go with it.
 COALESCE = 0.001
+
+
+def spread_ms(sessions: int) -> int:
+    """The milliseconds over which so many clients are told to come back."""
+    least, most = RESTART_SPREAD_MS
+    return min(max(least, sessions * 1000 // RECONNECTS_PER_SECOND), most)
 
 
 def iso(wall: float) -> str:
@@ -108,6 +117,7 @@ class Hub:
         self._requested = 0.0
         self._spoke = 0
         self._drain_until = 0.0
+        self._spread = spread_ms(0)
         self.confirmations = Confirmations(self.outbox, self.pending)
         self._catchup = CatchUp(self.outbox, self.topics, self.positions, self.pending, self.confirmations)
         self._watchers = Watchers(self.outbox, self.pending, self.topics.index)
@@ -372,6 +382,7 @@ class Hub:
     def drain(self, now: float) -> None:
         """Take nothing new, finish the sends that were taken, then close everybody in slices."""
         self.draining = True
+        self._spread = spread_ms(len(self.sessions))
         self._drain_until = now + DRAIN_SECONDS
 
     def _coalesce(self, now: float) -> float:
@@ -515,8 +526,9 @@ class Hub:
         if positions.resets:
             positions.resets.clear()
             self.resets += 1
+            spread = spread_ms(len(self.sessions))
             for session in self.sessions:
-                wait = self._rng.randrange(RESTART_SPREAD_MS)
+                wait = self._rng.randrange(spread)
                 self.outbox.close(session, CloseCode.MISSED_TOO_MUCH, wait)
 
     def _turn(self, now: float) -> None:
@@ -524,13 +536,11 @@ class Hub:
         wall = self._wall()
         self._spoke = (self._spoke + 1) % PING_EVERY
         for session in self._wheel[self._spoke]:
-            if now - session.heard < PING_EVERY:
-                session.pinged = False
-            elif not session.pinged:
-                session.pinged = True
-                self.outbox.write(session, frames.ping(HEARTBEAT))
-            else:
+            if session.pinged_at > session.heard:
                 self.outbox.close(session, CloseCode.NO_PONG)
+            elif now - session.heard >= PING_EVERY:
+                session.pinged_at = now
+                self.outbox.write(session, frames.ping(HEARTBEAT))
         for session in self.sessions:
             if session.expires_at is not None and session.expires_at <= wall:
                 self.outbox.close(session, CloseCode.TOKEN_EXPIRED)
@@ -541,7 +551,7 @@ class Hub:
         slices = DRAIN_SLICE
         for session in self.sessions:
             if session.stage is not Stage.CLOSED:
-                self.outbox.close(session, CloseCode.RESTARTING, self._rng.randrange(RESTART_SPREAD_MS))
+                self.outbox.close(session, CloseCode.RESTARTING, self._rng.randrange(self._spread))
                 slices -= 1
                 if not slices:
                     break

@@ -370,6 +370,17 @@ async def test_a_fault_of_ours_ends_one_session(system):
 # --- out ---------------------------------------------------------------------------------------------
 
 
+async def test_a_fault_in_writing_to_one_takes_nobody_elses_turn(system):
+    _, session = await system.opened()
+    other, hears = await system.opened()
+    session.out.append(None)  # no frame: stands for whatever may raise
+    system.hub.dirty[session] = None
+    system.hub.say(hears, b"hello")
+    system.wake()
+    assert await other.get() == (1, b"hello")
+    await system.until(lambda: system.hub.closed == [session])
+
+
 async def test_nothing_follows_a_close_frame(system, monkeypatch):
     monkeypatch.setattr(connection, "CLOSE_WAIT", 0.05)
     client, session = await system.opened()

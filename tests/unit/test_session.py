@@ -8,7 +8,15 @@ from hubbub.protocol.conversation import SLOTS, slot_of, user_slot
 from hubbub.protocol.internal import Attend, AttendAgain, Range, Replay, Send, Signal, wire_term
 from hubbub.protocol.limits import Limits
 from hubbub.protocol.refusals import ErrorCode, Refusal
-from shards.hub import DRAIN_SECONDS, DRAIN_SLICE, PING_EVERY, Hub
+from shards.hub import (
+    DRAIN_SECONDS,
+    DRAIN_SLICE,
+    PING_EVERY,
+    RECONNECTS_PER_SECOND,
+    RESTART_SPREAD_MS,
+    Hub,
+    spread_ms,
+)
 from shards.session import Session, Stage
 from tests.builders import event, mark, part
 from tests.unit.shard import Shard, closed_with
@@ -175,6 +183,19 @@ def test_who_answers_lives(shard):
         session.heard = shard.now  # the adapter saw a pong, or anything
 
 
+def test_who_answers_every_ping_lives_though_the_wheel_is_late(shard):
+    session = shard.live()
+    session.heard = shard.now
+    pings = 0
+    for _ in range(10 * PING_EVERY):
+        shard.tick(1.04)  # a turn comes at its second, or a little later, never earlier
+        if PING in shard.out(session):
+            pings += 1
+            session.heard = shard.now + 0.001
+    assert session.stage is Stage.LIVE
+    assert pings >= 9
+
+
 def test_everybody_has_a_turn_of_the_wheel():
     shard = Shard(sessions_per_user=100)
     sessions = [shard.live("al") for _ in range(2 * PING_EVERY)]
@@ -288,6 +309,19 @@ def test_a_drain_goes_in_slices():
     assert sum(session.stage is Stage.CLOSED for session in sessions) == DRAIN_SLICE
     shard.tick()
     assert all(session.stage is Stage.CLOSED for session in sessions)
+
+
+def test_the_more_are_sent_away_the_longer_they_are_spread():
+    assert spread_ms(20) == RESTART_SPREAD_MS[0]
+    assert spread_ms(5_000) == 5_000_000 // RECONNECTS_PER_SECOND
+    assert spread_ms(1_000_000) == RESTART_SPREAD_MS[1]
+    shard = Shard(sessions_per_user=10_000)
+    sessions = [shard.live() for _ in range(1_500)]
+    shard.hub.drain(shard.now)
+    while any(session.stage is not Stage.CLOSED for session in sessions):
+        shard.tick()
+    waits = [shard.out(session)[-2]["reconnect_after_ms"] for session in sessions]
+    assert RESTART_SPREAD_MS[0] < max(waits) < spread_ms(1_500)
 
 
 # --- what is said to many ----------------------------------------------------------------------------
