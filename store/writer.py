@@ -102,18 +102,13 @@ class Writer:
         await check(conn)
         for name in await migrate(conn):
             self._log.info("migrated", migration=name)
-        row = await (await conn.execute(STATEMENTS["read_epoch"])).fetchone()
-        epoch = int(row[0]) if row is not None else 0
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._seen.clear()
         missing = list(self._slots)
         tried = spoke = 0.0
         while True:
             now = time.monotonic()
             if missing and now - tried >= _LOCK_EVERY:
                 tried = spoke = now
-                taken = await self._take(conn, missing, epoch)
+                taken = await self._take(conn, missing)
                 missing = [slot for slot in missing if slot not in taken]
             batch = self._core.sequencer.batch(int(time.time() * 1000))
             if batch is not None:
@@ -133,18 +128,25 @@ class Writer:
                 except TimeoutError:
                     pass
 
-    async def _take(self, conn: Connection, wanted: list[int], epoch: int) -> set[int]:
+    async def _take(self, conn: Connection, wanted: list[int]) -> set[int]:
         rows = await (await conn.execute(STATEMENTS["lock_slots"], [wanted])).fetchall()
         locked = [row[0] for row in rows]
         if not locked:
             return set()
+        # Not before: a store may have waited for its locks for days, and a restore have passed meanwhile.
+        row = await (await conn.execute(STATEMENTS["read_epoch"])).fetchone()
+        epoch = int(row[0]) if row is not None else 0
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._seen.clear()
         terms: dict[int, int] = dict(await (await conn.execute(STATEMENTS["raise_terms"], [locked])).fetchall())
         numbers: dict[int, int] = dict(await (await conn.execute(STATEMENTS["last_numbers"], [locked])).fetchall())
         for slot, n in numbers.items():
             if n < self._seen.get(slot, 0):
                 raise LogWentBack(
                     f"slot {slot} ends at {n} in the table, but {self._seen[slot]} was committed: the database was "
-                    "restored or failed over with loss. To go on, raise the number in its table `epoch` by one"
+                    "restored or failed over with loss. To go on, make a new epoch: update epoch set epoch = "
+                    "greatest(epoch + 1, extract(epoch from now())::bigint - 1577836800)"
                 )
         self._core.taken(epoch, [(slot, terms[slot], numbers[slot]) for slot in locked])
         self._flush()

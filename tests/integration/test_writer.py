@@ -298,6 +298,21 @@ async def test_the_next_store_takes_what_the_last_one_left(start, admin):
     assert await second.published() == [event_id(LOBBY_SLOT, 2)]
 
 
+async def test_a_store_that_waited_knows_the_epoch_of_now(start, admin):
+    """It may wait for days, and a restore pass meanwhile: with the epoch of then, numbers would be used twice."""
+    first = await start()
+    second = await start(term=None)
+    (pid,) = await writer_pids(admin)
+    tried = "select 1 from pg_stat_activity where pid not in ($1, pg_backend_pid()) and query like '%try_advisory%'"
+    while not await fetch(admin, tried, pid):
+        await asyncio.sleep(0.005)
+    ((before,),) = await fetch(admin, "select epoch from epoch")
+    await admin.execute("update epoch set epoch = epoch + 1000")
+    await first.kill()
+    await second.owning(term=2)
+    assert {epoch_of(term) for term in second.core.sequencer.terms.values()} == {before + 1000}
+
+
 async def test_slots_are_divided_between_stores(start):
     low, high = await start(ALL[:32]), await start(ALL[32:])
     assert (sorted(low.core.sequencer.terms), sorted(high.core.sequencer.terms)) == (ALL[:32], ALL[32:])
