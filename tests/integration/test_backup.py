@@ -8,8 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from psycopg.rows import dict_row
 
 from hubbub.doctor.database import restored
 from hubbub.doctor.finding import Level
-from hubbub.protocol.conversation import LOBBY, SLOT_SHIFT, may_read
+from hubbub.protocol.conversation import SLOT_SHIFT
 from hubbub.runtime.restored import restoring
-from tests.integration.client import Device
 from tests.integration.system import ROOT, System, running
+from tests.integration.talk import talk, what_they_hold_is_the_table
 
 Rows = list[dict[str, Any]]
 
@@ -72,62 +71,6 @@ def rows_of(url: str, statement: str) -> Rows:
 
 
 MESSAGES = "select * from messages order by id"
-
-
-class Talk:
-    """Some devices that say one thing after another, to all and to each other."""
-
-    def __init__(self, system: System, names: Sequence[str]) -> None:
-        self.devices = [Device(system.ws, name) for name in names]
-        self.acknowledged: dict[str, Any] = {}  # key -> ack, in the order in which they came
-        self.epochs: dict[str, int | None] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._count = 0
-
-    def begin(self) -> None:
-        self._tasks = [asyncio.create_task(self._talk(i)) for i in range(len(self.devices))]
-
-    async def until_said(self, count: int) -> None:
-        """*count* more were acknowledged."""
-        wanted = len(self.acknowledged) + count
-        async with asyncio.timeout(60):
-            while len(self.acknowledged) < wanted:
-                await asyncio.sleep(0.01)
-
-    async def silence(self) -> None:
-        """Nobody says anything more, and everybody has been told all."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.settled()
-
-    async def settled(self) -> None:
-        for device in self.devices:
-            await device.until_settled()
-
-    async def _talk(self, i: int) -> None:
-        device = self.devices[i]
-        while True:
-            self._count += 1
-            other = self.devices[(i + self._count) % len(self.devices)].username
-            key = device.send(f"{device.username} says {self._count}\t\\ \n ☂", None if self._count % 3 else other)
-            ack = await device.outcome(key)
-            assert ack is not None, device.rejected
-            self.acknowledged[key] = ack
-            self.epochs[key] = device.core.epoch
-
-
-@asynccontextmanager
-async def talk(system: System, *names: str) -> AsyncIterator[Talk]:
-    crowd = Talk(system, names)
-    try:
-        yield crowd
-    finally:
-        for task in crowd._tasks:
-            task.cancel()
-        await asyncio.gather(*crowd._tasks, return_exceptions=True)
-        for device in crowd.devices:
-            await device.close()
 
 
 @pytest.fixture
@@ -232,19 +175,7 @@ async def test_restored_from_an_older_backup_clients_discard_and_sync_and_no_num
             names = [(crowd.epochs[key], ack.message_id) for key, ack in crowd.acknowledged.items()]
             assert len(set(names)) == len(names)
             assert len({epoch for epoch, _ in names}) == 2
-            # Each client holds what the table holds, and nothing of what was lost.
-            for device in crowd.devices:
-                for conversation in {row["conversation"] for row in rows}:
-                    if not may_read(device.username, conversation):
-                        continue
-                    table = [
-                        (row["seq"], row["id"], row["client_key"])
-                        for row in rows
-                        if row["conversation"] == conversation and row["seq"] > device.from_seq.get(conversation, 0)
-                    ]
-                    held = [(one.seq, one.id, one.key) for one in device.applied[conversation]]
-                    assert held == table, (device.username, conversation)
-                assert device.applied[LOBBY]
+            what_they_hold_is_the_table(crowd.devices, rows)
     aside = list((tmp_path / "home" / "data").glob("postgres.before-*"))
     assert len(aside) == 1 and (aside[0] / "PG_VERSION").exists()
 
