@@ -48,7 +48,7 @@ from hubbub.values import (
 PREFIX = "HUBBUB_"
 LIMIT_PREFIX = "limit_"
 # Variables with our prefix that are no settings: the TOML file itself, and what supervisord.conf passes on.
-NOT_SETTINGS = frozenset({"HUBBUB_CONFIG", "HUBBUB_SHARD_INDEX", "HUBBUB_SOCKET_DIR"})
+NOT_SETTINGS = frozenset({"HUBBUB_CONFIG", "HUBBUB_SHARD_INDEX", "HUBBUB_STORE_INDEX", "HUBBUB_SOCKET_DIR"})
 # Kubernetes and old Docker links put such variables beside any service that is called "hubbub".
 _SERVICE_LINK = re.compile(r"HUBBUB_(SERVICE_|PORT_\d+_)")
 
@@ -96,7 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _is(
             read_database_url,
             "Your own PostgreSQL; empty starts the embedded one",
-            "postgresql://user:password@host/database, or empty",
+            "postgresql://user:password@host/database, with several hosts where there are standbys, or empty",
         ),
     ] = ""
     postgres_bin_dir: Annotated[
@@ -202,6 +202,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[int, ...],
         _is(read_slots, "Slots that this store takes", f"numbers and ranges from 0 to {SLOTS - 1}, like 0-31,40"),
     ] = tuple(range(SLOTS))
+    spare_stores: Annotated[
+        int,
+        _is(
+            read_whole(0, 8),
+            "Store processes beside the first, that take over its slots when it dies or stops",
+            "a whole number, 0 to 8",
+        ),
+    ] = 0
     log_level: Annotated[
         LogLevel, _is(read_one_of(LogLevel), "The least serious lines to log", "debug, info, warning or error")
     ] = "info"
@@ -288,10 +296,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             log_format=self.log_format,
         )
 
-    def store(self) -> "StoreSettings":
-        """What a store needs; its `database_url` is never empty."""
+    def store(self, index: int = 0) -> "StoreSettings":
+        """What a store needs, the first or one of the spare ones (from 1); its `database_url` is never empty."""
         return StoreSettings(
-            name="store",
+            name=f"store-{index}" if index else "store",
             run_dir=self.run_dir,
             bus_url=self.bus_url,
             curve_dir=self.curve_dir,
@@ -320,7 +328,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def environ(self) -> dict[str, str]:
         """These settings as environment variables: what supervisord.conf names, and all that is not a default."""
-        needed = {"data_dir", "shards"}
+        needed = {"data_dir", "shards", "spare_stores"}
         variables = {
             env_name(name): self.text(name)
             for name in names()
@@ -535,9 +543,18 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
 
 def shard_index(environ: Mapping[str, str]) -> int:
     """This shard's number, which supervisord.conf passes on. Raises `SettingsError`."""
-    value = environ.get("HUBBUB_SHARD_INDEX", "0")
+    return _index(environ, "HUBBUB_SHARD_INDEX")
+
+
+def store_index(environ: Mapping[str, str]) -> int:
+    """This store's number, likewise."""
+    return _index(environ, "HUBBUB_STORE_INDEX")
+
+
+def _index(environ: Mapping[str, str], key: str) -> int:
+    value = environ.get(key, "0")
     if not value.isascii() or not value.isdigit():
-        raise SettingsError("HUBBUB_SHARD_INDEX", f"{value!r} is not allowed; a whole number from 0")
+        raise SettingsError(key, f"{value!r} is not allowed; a whole number from 0")
     return int(value)
 
 

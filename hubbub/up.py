@@ -18,7 +18,7 @@ import click
 from supervisor.xmlrpc import SupervisorTransport
 
 import hubbub
-from hubbub.runtime import lifecycle, postgres_setup
+from hubbub.runtime import lifecycle, postgres_setup, restored
 from hubbub.runtime.files import FileError, asset, make_secret, private_dir
 from hubbub.settings import Settings
 
@@ -72,8 +72,9 @@ def up(settings: Settings) -> int:
     _check_port(settings)
     if not settings.database_url:
         try:
+            restored.check_finished(settings.data_dir)
             postgres_setup.plan(settings.postgres())
-        except lifecycle.LifecycleError as exc:
+        except (FileError, lifecycle.LifecycleError) as exc:
             raise UpError(str(exc)) from exc
     for line in summary(settings):
         click.echo(line)

@@ -18,6 +18,7 @@ from hubbub.runtime.tracing import Stretch, follow
 from hubbub.settings import StoreSettings
 from store.core import Store
 from store.cursorwriter import CursorWriter
+from store.highwater import HighWater
 from store.reader import Reader
 from store.writer import Writer
 
@@ -53,7 +54,13 @@ class StoreApp(Collector):
         )
         url = settings.database_url
         self.writer = Writer(
-            url, list(settings.slots), self.core, flush=self.core.flush, observe=self._observe, log=self._log
+            url,
+            list(settings.slots),
+            self.core,
+            committed=HighWater(settings.run_dir / "committed"),
+            flush=self.core.flush,
+            observe=self._observe,
+            log=self._log,
         )
         self.reader = Reader(url, self.core, flush=self.core.flush, log=self._log)
         self.cursor_writer = CursorWriter(url, self.core, flush=self.core.flush, log=self._log)
