@@ -43,6 +43,7 @@ from hubbub.values import (
     read_text,
     read_usernames,
     read_whole,
+    read_word,
 )
 
 PREFIX = "HUBBUB_"
@@ -153,7 +154,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _is(read_whole(0, 300), "Seconds by which clocks may differ", "a whole number, 0 to 300")
     ] = 5
     token_user_claim: Annotated[
-        str, _is(read_text, "The claim that holds the username", "a claim's name, like sub or preferred_username")
+        str, _is(read_word, "The claim that holds the username", "a claim's name, like sub or preferred_username")
     ] = "sub"  # noqa: S105 a claim's name
     token_role_claim: Annotated[
         str, _is(read_text, "The claim that makes an administrator, by the value admin", "a claim's name, or empty")
@@ -327,10 +328,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def environ(self) -> dict[str, str]:
-        """These settings as environment variables: what supervisord.conf names, and all that is not a default."""
+        """These settings as environment variables: what supervisord.conf names, and all that is not a default.
+
+        An empty variable counts as not given, so an empty text that was given travels as a blank.
+        """
         needed = {"data_dir", "shards", "spare_stores"}
         variables = {
-            env_name(name): self.text(name)
+            env_name(name): self.text(name) or " "
             for name in names()
             if name in needed or self.origins.get(name, "default") != "default"
         }

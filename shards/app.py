@@ -184,6 +184,7 @@ class ShardApp(Collector):
         yield CounterMetricFamily("hubbub_shard_recoveries", "Holes found in slot logs", hub.positions.recoveries)
         yield CounterMetricFamily("hubbub_shard_resets", "Times that all sessions had to sync", hub.resets)
         yield CounterMetricFamily("hubbub_bus_reconnects", "Links to the broker after the first", self.peer.reconnects)
+        yield CounterMetricFamily("hubbub_bus_malformed", "Batches that could not be read", self.peer.link.malformed)
         unsent = sum(session.unsent for session in hub.sessions)
         yield GaugeMetricFamily("hubbub_shard_unsent_bytes", "Bytes that wait in outboxes", unsent)
         yield GaugeMetricFamily(

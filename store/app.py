@@ -104,6 +104,7 @@ class StoreApp(Collector):
         yield GaugeMetricFamily("hubbub_store_slots", "Slots owned", len(core.sequencer.terms))
         yield GaugeMetricFamily("hubbub_store_users_online", "Users online in the owned slots", len(core.presence))
         yield CounterMetricFamily("hubbub_bus_reconnects", "Links to the broker after the first", self.peer.reconnects)
+        yield CounterMetricFamily("hubbub_bus_malformed", "Batches that could not be read", self.peer.link.malformed)
 
     def _observe(self, rows: int, seconds: float) -> None:
         self._commit_seconds.observe(seconds)

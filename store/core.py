@@ -5,7 +5,7 @@ by `answer`. `flush` passes on what a tick produced.
 """
 
 from hubbub.bus.interface import Bus
-from hubbub.protocol.conversation import split_id, user_slot
+from hubbub.protocol.conversation import SLOTS, split_id, user_slot
 from hubbub.protocol.internal import (
     AddAccount,
     Attend,
@@ -21,6 +21,7 @@ from hubbub.protocol.internal import (
     Range,
     ReadAccess,
     ReadHistory,
+    Refused,
     Replay,
     Reply,
     Request,
@@ -36,6 +37,7 @@ from hubbub.protocol.internal import (
     trace_of,
 )
 from hubbub.protocol.limits import WATERMARK_EVERY, Limits
+from hubbub.protocol.refusals import ErrorCode
 from store.cursors import CursorBatch, Cursors, receipts
 from store.events import Row, entry_of_row
 from store.presence import Attendance
@@ -115,6 +117,9 @@ class Store:
                         self._replies.append((peer, Online(request.no, users)))
                 case Replay():
                     self._replay(peer, request)
+                case Sync() | Backlog() if len(request.positions) != SLOTS:
+                    text = f"a read has {SLOTS} positions, not {len(request.positions)}"
+                    self._replies.append((peer, Refused(request.no, ErrorCode.BAD_REQUEST.name, text, "no")))
                 case _:
                     # A read that finds the queue full is dropped; its shard asks again.
                     if len(self.reads) < self._reads_max:

@@ -6,9 +6,19 @@ A *request* goes from a shard to the owner of a slot and is kept by the shard un
 timers or by the next sync.
 """
 
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
+from msgspec import Meta
+
+from hubbub.protocol.conversation import SLOTS
+from hubbub.protocol.limits import HISTORY_MAX
+from hubbub.protocol.refusals import ErrorCode
+
+# What does not fit cannot be decoded, so nobody behind has to ask.
+Slot = Annotated[int, Meta(ge=0, lt=SLOTS)]
+# n, seq, and whatever else PostgreSQL keeps as a bigint.
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class _Packed(msgspec.Struct, array_like=True, gc=False):
@@ -31,7 +41,7 @@ class Send(_Packed, tag=1):
     recipient: str | None
     key: str
     content: str
-    reply_to: int | None
+    reply_to: Number | None
     mentions: tuple[str, ...]
     resent: bool  # an earlier copy may have been stored: never refuse it as overloaded
 
@@ -41,8 +51,8 @@ class Cursor(_Packed):
 
     username: str
     conversation: str
-    delivered: int
-    read: int
+    delivered: Number
+    read: Number
 
 
 class MoveCursors(_Packed, tag=2):
@@ -60,8 +70,8 @@ class Sync(_Packed, tag=3):
 
     no: int
     username: str
-    have: dict[str, int]
-    positions: list[int]
+    have: dict[str, Number]
+    positions: list[Number]
 
 
 class Backlog(_Packed, tag=4):
@@ -72,8 +82,8 @@ class Backlog(_Packed, tag=4):
 
     no: int
     username: str
-    after: dict[str, int]
-    positions: list[int]
+    after: dict[str, Number]
+    positions: list[Number]
 
 
 class ReadHistory(_Packed, tag=5):
@@ -81,16 +91,16 @@ class ReadHistory(_Packed, tag=5):
 
     no: int
     conversation: str
-    before: int | None
-    after: int | None
-    limit: int
+    before: Number | None
+    after: Number | None
+    limit: Annotated[int, Meta(ge=1, le=HISTORY_MAX)]
 
 
 class Replay(_Packed, tag=6):
     """The slot's log after n, as ranges addressed to the asking shard alone."""
 
-    slot: int
-    after: int
+    slot: Slot
+    after: Number
 
 
 class Attend(_Packed, tag=7):
@@ -101,7 +111,7 @@ class Attend(_Packed, tag=7):
     """
 
     shard: str
-    slot: int
+    slot: Slot
     version: int
     joined: list[str]
     left: list[str]
@@ -112,7 +122,7 @@ class WhoIsOnline(_Packed, tag=8):
     """The online users of one slot; all of them, or those in `among`."""
 
     no: int
-    slot: int
+    slot: Slot
     among: list[str] | None
 
 
@@ -255,6 +265,10 @@ class Refused(_Packed, tag=1):
     stored: Literal["no", "unknown"]
     retry_after_ms: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.code not in ErrorCode.__members__:
+            raise ValueError(f"{self.code!r} is no code of a refusal")
+
 
 class Known(_Packed, tag=2):
     """A key seen before with the same content: the original acknowledgement."""
@@ -314,7 +328,7 @@ class HistoryRows(_Packed, tag=6):
 class AttendAgain(_Packed, tag=7):
     """The owner does not hold this version of the shard's users: send all of them."""
 
-    slot: int
+    slot: Slot
 
 
 class Online(_Packed, tag=8):
@@ -433,9 +447,9 @@ class LogEvent(_Packed):
     event read back from the table has an empty origin, and its sender's shard asks again.
     """
 
-    id: int
+    id: Number
     conversation: str
-    seq: int
+    seq: Number
     timestamp: str
     origin: str
     no: int
@@ -456,10 +470,10 @@ class Range(_Packed):
     `term` holds the database's epoch in its high 32 bits, so a newer epoch is a higher term.
     """
 
-    slot: int
-    term: int
-    after: int
-    to: int
+    slot: Slot
+    term: Number
+    after: Number
+    to: Number
     entries: list[Entry]
 
 

@@ -15,6 +15,7 @@ import hubbub.bus.log
 import hubbub.protocol.conversation
 import shards.attendance
 import shards.commands
+import store.core
 import store.cursorwriter
 import store.pages
 import store.reader
@@ -251,7 +252,7 @@ class History:
 
         return [
             *((module, "SLOTS", slots) for module in (hubbub.protocol.conversation, hubbub.bus.log)),
-            *((module, "SLOTS", slots) for module in (broker.router, shards.attendance)),
+            *((module, "SLOTS", slots) for module in (broker.router, shards.attendance, store.core)),
             (hubbub.bus.log, "GAP_MAX", config["gap"]),
             (hubbub.bus.log, "HELD_MAX", config["held"]),
             (store.sequencer, "REPLAY_EVENTS", config["chunk"]),

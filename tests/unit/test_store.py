@@ -236,3 +236,27 @@ def test_replies_for_one_peer_travel_together(store, monkeypatch):
     store.core.requests(P, [WhoIsOnline(4, 0, None)], 0.0)
     store.core.flush()
     assert calls == [(P, [1, 2, 4]), (Q, [3])]
+
+
+def test_a_replay_after_more_than_there_is(store):
+    store.ask(Replay(LOBBY_SLOT, 2**63 - 1))
+    assert numbers([part for _, part in store.bus.replayed]) == [(0, 0, [])]
+
+
+@pytest.mark.parametrize("read", [Sync(7, "al", {}, []), Backlog(7, "al", {}, [0] * 63)])
+def test_a_read_without_all_positions_is_refused(store, read):
+    store.ask(read)
+    assert store.core.reads == []
+    ((_, refused),) = store.bus.replied
+    assert (refused.no, refused.code) == (7, "BAD_REQUEST")
+
+
+@pytest.mark.parametrize("conversation", ["", "room:x", "direct:bob:al", "direct:al:b:c", "lobby "])
+def test_a_message_in_no_conversation_is_refused(store, conversation):
+    # Committed it would end every store that has to say whom it is for.
+    one = send(7)
+    one.conversation = conversation
+    store.ask(one)
+    ((_, refused),) = store.bus.replied
+    assert (refused.no, refused.code, refused.stored) == (7, "BAD_REQUEST", "no")
+    assert len(store.core.sequencer) == 0
