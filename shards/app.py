@@ -16,6 +16,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
+from hubbub.buckets import Buckets
 from hubbub.bus import batch
 from hubbub.bus.link import Link
 from hubbub.bus.zeromq import BusConfigurationError, Peer, load_curve
@@ -95,9 +96,12 @@ class ShardApp(Collector):
             log=self._log,
             trusted_proxies=networks(settings.trusted_proxies),
             ready=self._is_ready,
+            requests=Buckets(settings.limits.rate, settings.limits.burst),
         )
         glance = admin.Glance(partial(merged, settings.run_dir), partial(read_talkers, settings.run_dir))
-        people = accounts.Accounts.of(settings, secret, self.passwords, self._questions)
+        people = accounts.Accounts(
+            settings=settings, secret=secret, passwords=self.passwords, questions=self._questions
+        )
         application = Application(
             [
                 socket_route(context),

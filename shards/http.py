@@ -19,6 +19,7 @@ import msgspec
 from structlog.typing import FilteringBoundLogger
 from tornado import web
 
+from hubbub.buckets import Buckets
 from hubbub.protocol.conversation import InvalidName
 from hubbub.protocol.limits import Limits
 from hubbub.protocol.refusals import ErrorCode, Refusal
@@ -96,7 +97,7 @@ class Context:
 
     *clock*: monotonic seconds, the hub's *now*. *wake*: to be called after any input, so that the tick's
     end writes what it caused. *ready*: whether clients may come. *metrics*: the text of ``/metrics``, None
-    to have no such page.
+    to have no such page. *requests*: how many a user may make.
     """
 
     hub: Hub
@@ -110,6 +111,7 @@ class Context:
     log: FilteringBoundLogger
     ready: Callable[[], bool]
     trusted_proxies: Sequence[Network] = ()
+    requests: Buckets = field(default_factory=lambda: Buckets(0.0, 0.0))
 
 
 class Handler(web.RequestHandler):
@@ -189,10 +191,19 @@ class Handler(web.RequestHandler):
     async def identify(self, offered: Sequence[str] = ()) -> Identity:
         """Who asks; waits a bounded time for a key that is not known yet. Raises `Refusal`."""
         try:
-            return self.identify_now(offered)
+            identity = self.identify_now(offered)
         except KeyUnknown:
             await self.context.authenticator.key_arrived()
-            return self.identify_now(offered)
+            identity = self.identify_now(offered)
+        self.count(identity)
+        return identity
+
+    def count(self, identity: Identity) -> None:
+        """One more request of that user; those over HTTP have the rate of a session. Raises `Refusal`."""
+        wait = self.context.requests.take(identity.username, self.context.clock())
+        if wait:
+            text = f"more than {self.context.limits.rate:g} requests a second"
+            raise Refusal(ErrorCode.RATE_LIMITED, text, retry_after_ms=int(wait * 1000) + 1)
 
     def query(self, kind: type[S]) -> S:
         """The query as a struct; credentials are for `identify`. Raises `Refusal`."""

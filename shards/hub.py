@@ -26,6 +26,7 @@ from hubbub.protocol.internal import (
     Request,
     Send,
     Signal,
+    TooMany,
     trace_of,
 )
 from hubbub.protocol.limits import Limits
@@ -53,7 +54,8 @@ DRAIN_SECONDS = 10.0
 RECONNECT = messages.ReconnectTimes(min_ms=200, max_ms=10_000)
 RESTART_SPREAD_MS = 2_000
 HEARTBEAT = b"h"
-_OVERLOADED = ErrorCode.OVERLOADED.name
+# What a store may say of the first copy of a send and not of the next.
+_OF_ONE_COPY = (ErrorCode.OVERLOADED.name, ErrorCode.RATE_LIMITED.name)
 # The longest that a request waits for others to go with it.
 COALESCE = 0.001
 
@@ -298,7 +300,9 @@ class Hub:
         for reply in replies:
             if isinstance(reply, AttendAgain):
                 self.pending.out.append(self.attendance.full(reply.slot))
-            elif isinstance(reply, Refused) and reply.code == _OVERLOADED and self.pending.repeated(reply.no):
+            elif isinstance(reply, TooMany):
+                self._thin_out(reply)
+            elif isinstance(reply, Refused) and reply.code in _OF_ONE_COPY and self.pending.repeated(reply.no):
                 pass  # said of the first copy; the second may be stored by now
             else:
                 pending = self.pending.answered(reply.no)
@@ -478,6 +482,16 @@ class Hub:
             duplicate=duplicate,
         )
         self.outbox.in_order(session, frames.text(messages.encode_event(ack)))
+
+    def _thin_out(self, crowd: TooMany) -> None:
+        """The newest first: who has been here for long is less likely to be the flood."""
+        left = crowd.sessions
+        for session in reversed(self.sessions):
+            if not left:
+                return
+            if session.username == crowd.username and session.closing is None:
+                self.outbox.close(session, CloseCode.TOO_MANY_CONNECTIONS)
+                left -= 1
 
     def _follow_up(self) -> None:
         positions = self.positions

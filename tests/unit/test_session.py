@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from hubbub.protocol.conversation import SLOTS, slot_of, user_slot
-from hubbub.protocol.internal import Attend, AttendAgain, Range, Replay, Send, Signal, wire_term
+from hubbub.protocol.internal import Attend, AttendAgain, Range, Replay, Send, Signal, TooMany, wire_term
 from hubbub.protocol.limits import Limits
-from hubbub.protocol.refusals import ErrorCode, Refusal
+from hubbub.protocol.refusals import CloseCode, ErrorCode, Refusal
 from shards.hub import DRAIN_SECONDS, DRAIN_SLICE, PING_EVERY, Hub
 from shards.session import Session, Stage
 from tests.builders import event, mark, part
@@ -87,13 +87,26 @@ def test_who_is_there_is_told_to_the_owner(shard):
     slot = user_slot("al")
     one = shard.open("al")
     two = shard.open("al")
-    assert shard.asked(Attend) == [Attend("s0.1", slot, 1, ["al"], [], False)]
+    assert shard.asked(Attend) == [Attend("s0.1", slot, i, {"al": i}, False) for i in (1, 2)]
     shard.reply(AttendAgain(slot))
-    assert shard.asked(Attend)[-1] == Attend("s0.1", slot, 1, ["al"], [], True)
+    assert shard.asked(Attend)[-1] == Attend("s0.1", slot, 2, {"al": 2}, True)
     shard.hub.close(one, shard.now)
     shard.hub.close(two, shard.now)
     shard.turn()
-    assert shard.asked(Attend)[-1] == Attend("s0.1", slot, 2, [], ["al"], False)
+    assert shard.asked(Attend)[-1] == Attend("s0.1", slot, 3, {"al": 0}, False)
+
+
+def test_the_newest_of_a_crowd_are_closed(shard):
+    als = [shard.open("al") for _ in range(5)]
+    bob = shard.open("bob")
+    shard.reply(TooMany("al", 2))
+    assert [session.closing for session in als] == [None] * 3 + [CloseCode.TOO_MANY_CONNECTIONS] * 2
+    assert bob.closing is None
+    shard.reply(TooMany("al", 2))  # the first ones' sockets may still be open
+    assert [session.closing for session in als] == [None] + [CloseCode.TOO_MANY_CONNECTIONS] * 4
+    shard.reply(TooMany("al", 9), TooMany("nobody", 1))
+    assert closed_with(shard.out(als[0])) == 4502
+    assert bob.closing is None
 
 
 def test_a_new_owner_is_told_who_is_there(shard):
@@ -102,7 +115,7 @@ def test_a_new_owner_is_told_who_is_there(shard):
     slot = user_slot("al")
     shard.hub.ranges([Range(slot, wire_term(5, 2), 0, 0, [])], shard.now)
     shard.turn()
-    assert Attend("s0.1", slot, 1, ["al"], [], True) in shard.asked(Attend)
+    assert Attend("s0.1", slot, 1, {"al": 1}, True) in shard.asked(Attend)
 
 
 # --- rate --------------------------------------------------------------------------------------------
