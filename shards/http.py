@@ -37,8 +37,7 @@ SERVER_OPTIONS: dict[str, Any] = {
     "max_header_size": 16 * 1024,  # an 8 KB token, twice over
     "max_body_size": 64 * 1024,
     "body_timeout": 10.0,
-    # Also how long headers may take to arrive: a client that drips them holds no socket for longer.
-    "idle_connection_timeout": 60.0,
+    # How long connections may take for everything else is the entrance's business.
 }
 _NOT_PAGES = "default-src 'none'; frame-ancestors 'none'"
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip")

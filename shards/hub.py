@@ -38,6 +38,7 @@ from shards.catchup import CatchUp
 from shards.commands import Commands, Identity, refusal_of
 from shards.confirm import Confirmations
 from shards.outbox import Outbox
+from shards.proxies import crowd_of
 from shards.requests import Answer, Outcome, Pending, Requests
 from shards.session import Session, Stage
 from shards.talkers import Talkers
@@ -100,6 +101,7 @@ class Hub:
         self._bus: Bus | None = None
         self._signals: list[Signal] = []
         self._ids = 0
+        self._addresses: dict[str, int] = {}  # sessions by whom they count for, see `crowd_of`
         self._wheel: list[dict[Session, None]] = [{} for _ in range(PING_EVERY)]
         self._turned = 0.0
         self._requested = 0.0
@@ -165,6 +167,10 @@ class Hub:
         if self.attendance.sessions(username) >= self.limits.sessions_per_user:
             bound = self.limits.sessions_per_user
             raise Refusal(ErrorCode.RATE_LIMITED, f"{bound} connections of this user are open", retry_after_ms=5000)
+        crowd = crowd_of(remote)
+        if crowd is not None and self._addresses.get(crowd, 0) >= self.limits.sessions_per_address:
+            bound = self.limits.sessions_per_address
+            raise Refusal(ErrorCode.RATE_LIMITED, f"{bound} connections of your address are open", retry_after_ms=5000)
         self._ids += 1
         session = Session(
             f"{self.name}-{self._ids}",
@@ -177,6 +183,8 @@ class Hub:
             proof=proof,
         )
         self.sessions[session] = None
+        if crowd is not None:
+            self._addresses[crowd] = self._addresses.get(crowd, 0) + 1
         self.attendance.joined(username)
         session.spoke = self._ids % PING_EVERY
         self._wheel[session.spoke][session] = None
@@ -230,6 +238,11 @@ class Hub:
         self.confirmations.forget(session)
         self._catchup.forget(session)
         self.attendance.left(session.username)
+        crowd = crowd_of(session.remote)
+        if crowd is not None:
+            self._addresses[crowd] -= 1
+            if not self._addresses[crowd]:
+                del self._addresses[crowd]
         self._wheel[session.spoke].pop(session, None)
 
     def ask(self, factory: Callable[[int], Request], slot: int, answer: Answer, now: float) -> None:

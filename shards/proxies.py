@@ -42,6 +42,16 @@ def neighbourhood(address: str) -> str:
     return str(ip) if ip.version == 4 else str(ip_network((int(ip) >> 64 << 64, 64)))
 
 
+def crowd_of(address: str) -> str | None:
+    """Whom a connection from *address* counts for; None on this machine, where proxies and tools stand for many."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return None
+    mapped = getattr(ip, "ipv4_mapped", None)
+    return None if (mapped or ip).is_loopback else neighbourhood(address)
+
+
 def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
     try:
         ip = ip_address(address)

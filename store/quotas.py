@@ -14,8 +14,9 @@ from hubbub.protocol.refusals import ErrorCode
 _BY_NAME = (1 / 6, 10.0)
 _BY_ADDRESS = (2.0, 100.0)
 _REGISTRATIONS = (1 / 10, 20.0)  # for an address
-# For a user: a search is a tenth of a second's work, and syncs wait behind it.
-_SEARCHES = (2.0, 20.0)
+# A search is a tenth of a second's work, and syncs wait behind it: for so many messages a user has one.
+_MESSAGES_FOR_A_SEARCH = 50
+_AT_ONCE = 20
 
 
 class Quotas:
@@ -24,7 +25,7 @@ class Quotas:
     def __init__(self, limits: Limits) -> None:
         self._user_rate = limits.user_rate
         self._sends = Buckets(limits.user_rate, limits.user_burst)
-        self._searches = Buckets(*_SEARCHES)
+        self._searches = Buckets(limits.user_rate / _MESSAGES_FOR_A_SEARCH, limits.user_burst / _AT_ONCE)
         self._by_name = Buckets(*_BY_NAME)
         self._by_address = Buckets(*_BY_ADDRESS)
         self._registrations = Buckets(*_REGISTRATIONS)

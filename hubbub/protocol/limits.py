@@ -57,7 +57,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     outbox_bytes: int = 1024 * 1024  # unsent bytes at which a session that does not read is closed
     held_bytes: int = 4 * 1024 * 1024  # live events held while a session's backlog is read
     sessions_per_user: int = 32  # over all shards; more devices than anybody has, few enough to reach all of them
-    sessions: int = 100_000  # over one shard; file descriptors end sooner
+    sessions_per_address: int = 1_000  # over one shard: a campus behind one address, and not all there is room for
+    sessions: int = 100_000  # over one shard; fewer where file descriptors end sooner
+    http_connections: int = 1_000  # of one shard: handshakes and requests take milliseconds, so few are open at once
     pending: int = 20_000  # unanswered requests of one shard; past that: overloaded
     store_queue: int = 50_000  # sends that wait for a store's next batch; past that: overloaded
     batch: int = 1_000  # sends in one statement: beyond, latency grows and throughput does not

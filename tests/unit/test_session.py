@@ -65,6 +65,23 @@ def test_sessions_are_bounded():
     shard.open("al")
 
 
+def test_sessions_of_an_address_are_bounded():
+    shard = Shard(sessions_per_address=2)
+
+    def come(remote: str) -> Session:
+        return shard.hub.open(f"somebody from {remote}", syncing=False, remote=remote, expires_at=None, now=shard.now)
+
+    one, _ = come("2001:db8::1"), come("2001:db8::2")
+    with pytest.raises(Refusal) as caught:
+        come("2001:db8::3")
+    assert caught.value.code is ErrorCode.RATE_LIMITED
+    come("2001:db8:0:1::1")
+    for _ in range(3):
+        come("127.0.0.1")
+    shard.hub.close(one, shard.now)
+    come("2001:db8::4")
+
+
 def test_what_a_session_leaves_behind(shard):
     session = shard.live("al")
     shard.say(session, type="watch", users=["bob"], lobby=True)
