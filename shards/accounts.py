@@ -31,6 +31,7 @@ from hubbub.protocol.internal import (
 from hubbub.protocol.messages import Name
 from hubbub.protocol.refusals import ErrorCode, Refusal
 from hubbub.settings import ShardSettings
+from shards.access import AccessList
 from shards.http import Context, Handler, Operation, Route
 from shards.hub import iso
 from shards.passwords import Passwords
@@ -88,6 +89,7 @@ class Accounts:
     secret: bytes
     passwords: Passwords
     questions: Questions
+    access: AccessList
 
     def session(self, username: str, role: str, refresh: str, refresh_expires: int) -> SignedIn:
         """What a signed-in client is given."""
@@ -158,6 +160,8 @@ class Register(_AccountHandler):
             raise Refusal(ErrorCode.FORBIDDEN, "only the operator adds accounts here")
         username = check_username(given.username)
         check_password(username, given.password)
+        if accounts.access.passes_for(username) is not None:
+            raise Refusal(ErrorCode.CONFLICT, "this name looks too much like that of an account; choose another one")
         found = await accounts.find(username, "register", self.request.remote_ip or "")
         if found.password_hash:
             raise Refusal(ErrorCode.CONFLICT, "there is an account of this name; choose another one")

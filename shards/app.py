@@ -107,7 +107,7 @@ class ShardApp(Collector):
         )
         glance = admin.Glance(partial(merged, settings.run_dir), partial(read_talkers, settings.run_dir))
         people = accounts.Accounts(
-            settings=settings, secret=secret, passwords=self.passwords, questions=self._questions
+            settings=settings, secret=secret, passwords=self.passwords, questions=self._questions, access=self.access
         )
         application = Application(
             [
