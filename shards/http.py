@@ -125,6 +125,7 @@ class Handler(web.RequestHandler):
         self.set_header("Server", "Hubbub")
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Security-Policy", _NOT_PAGES)
+        self.set_header("Cross-Origin-Resource-Policy", "same-origin")
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("X-Content-Type-Options", "nosniff")
 
@@ -146,9 +147,11 @@ class Handler(web.RequestHandler):
     def origin_allowed(self, origin: str) -> bool:
         """Whether a page of *origin* may use this server."""
         # The browser itself says so, and no page can make it lie.
-        if self.request.headers.get("Sec-Fetch-Site") == "same-origin":
+        headers = self.request.headers
+        if headers.get("Sec-Fetch-Site") == "same-origin":
             return True
-        return origin_allowed(origin, self.request.headers.get("Host", ""), self.context.allowed_origins)
+        proto = headers.get("X-Forwarded-Proto", "")
+        return origin_allowed(origin, proto, headers.get("Host", ""), self.context.allowed_origins)
 
     def options(self, *args: str) -> None:
         """What a browser asks before a page of another origin may do something (CORS preflight)."""
@@ -333,13 +336,17 @@ class Nothing(Handler):
         raise web.HTTPError(404)
 
 
-def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
-    """Whether a page of *origin* may use *host*: its own server's pages may, and those in *allowed*."""
+def origin_allowed(origin: str, proto: str, host: str, allowed: Sequence[str]) -> bool:
+    """Whether a page of *origin* may use *host*: its own server's pages may, and those in *allowed*.
+
+    *proto*: how the client reached the proxy, if one says so. Nobody is let in for it, so it may be anybody's word.
+    """
     origin = origin.lower()
     try:
-        same = urlsplit(origin).netloc == host.lower()
+        scheme, netloc, *rest = urlsplit(origin)
     except ValueError:
         return False
+    same = scheme in ((proto.lower(),) if proto else ("http", "https")) and netloc == host.lower() and not any(rest)
     return (same and bool(host)) or "*" in allowed or origin in allowed
 
 
