@@ -427,11 +427,15 @@ _LIMIT_MEANINGS = {
     "frame_bytes": "Bytes of a whole command",
     "rate": "Commands a second for a session, sustained; 0 is unlimited",
     "burst": "Commands a session may send at once",
+    "user_rate": "Messages a second of one user over all shards, or 1/50 as many searches; 0 is unlimited",
+    "user_burst": "Messages that one user may send at once",
     "in_flight": "Sends of a session that wait for their acknowledgement",
     "outbox_bytes": "Unsent bytes at which a session that does not read is closed",
     "held_bytes": "Bytes of live events held while a session's backlog is read",
-    "sessions_per_user": "Sessions of one user on a shard",
-    "sessions": "Sessions on a shard",
+    "sessions_per_user": "Sessions of one user over all shards",
+    "sessions_per_address": "Sessions from one address (a /64 of IPv6) on a shard; this machine's own are not counted",
+    "sessions": "Sessions on a shard; a quarter of its file descriptors are kept for HTTP",
+    "http_connections": "HTTP connections of a shard, handshakes included; past that the slowest makes room",
     "pending": "Unanswered requests of a shard; past that clients get `overloaded`",
     "store_queue": "Sends waiting for a store's next batch; past that clients get `overloaded`",
     "batch": "Sends in one statement",
@@ -643,7 +647,7 @@ def _extra(name: str) -> dict[str, Any]:
     """What stands beside the field of *name*."""
     if not name.startswith(LIMIT_PREFIX):
         return _EXTRA[name]
-    return {"allowed": "a number, 0 for unlimited", "parse": read_number} if name == LIMIT_PREFIX + "rate" else _LIMIT
+    return _RATE if name in (LIMIT_PREFIX + "rate", LIMIT_PREFIX + "user_rate") else _LIMIT
 
 
 def _cores() -> int:
@@ -662,3 +666,4 @@ def _described() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
 
 _EXTRA, _MEANINGS = _described()
 _LIMIT = {"allowed": "a whole number from 1", "parse": read_whole(1)}
+_RATE = {"allowed": "a number, 0 for unlimited", "parse": read_number}

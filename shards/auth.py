@@ -1,5 +1,6 @@
 """Who is there: tokens (JWT) and guests."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
@@ -22,6 +23,8 @@ LATEST = 253_402_300_799
 SUBPROTOCOL_PREFIX = "bearer."
 # How long a request may wait for the identity provider to say whether it knows a key.
 KEY_WAIT = 3.0
+# A Host header: a name or an address, and perhaps a port.
+_HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9.-]+))(?::\d{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,9 +285,8 @@ def _is_loopback(address: str) -> bool:
 
 
 def _is_loopback_host(host: str) -> bool:
-    name = host.lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
+    found = _HOST.fullmatch(host.lower())
+    if found is None:
+        return False
+    name = found["ipv6"] or found["name"]
     return name == "localhost" or name.endswith(".localhost") or _is_loopback(name)

@@ -27,6 +27,7 @@ from hubbub.protocol.internal import (
     Send,
     Signal,
     Steps,
+    TooMany,
     trace_of,
 )
 from hubbub.protocol.limits import Limits
@@ -38,6 +39,7 @@ from shards.catchup import CatchUp
 from shards.commands import Commands, Identity, refusal_of
 from shards.confirm import Confirmations
 from shards.outbox import Outbox
+from shards.proxies import crowd_of
 from shards.requests import Answer, Outcome, Pending, Requests
 from shards.session import Session, Stage
 from shards.talkers import Talkers
@@ -58,7 +60,8 @@ RECONNECT = messages.ReconnectTimes(min_ms=200, max_ms=10_000)
 RECONNECTS_PER_SECOND = 500
 RESTART_SPREAD_MS = (2_000, 60_000)
 HEARTBEAT = b"h"
-_OVERLOADED = ErrorCode.OVERLOADED.name
+# What a store may say of the first copy of a send and not of the next.
+_OF_ONE_COPY = (ErrorCode.OVERLOADED.name, ErrorCode.RATE_LIMITED.name)
 # The longest that a request waits for others to go with it.
 COALESCE = 0.001
 
@@ -112,6 +115,7 @@ class Hub:
         self._take_in = self._apply if steps is None else self._apply_and_tell
         self._signals: list[Signal] = []
         self._ids = 0
+        self._addresses: dict[str, int] = {}  # sessions by whom they count for, see `crowd_of`
         self._wheel: list[dict[Session, None]] = [{} for _ in range(PING_EVERY)]
         self._turned = 0.0
         self._requested = 0.0
@@ -180,6 +184,10 @@ class Hub:
         if self.attendance.sessions(username) >= self.limits.sessions_per_user:
             bound = self.limits.sessions_per_user
             raise Refusal(ErrorCode.RATE_LIMITED, f"{bound} connections of this user are open", retry_after_ms=5000)
+        crowd = crowd_of(remote)
+        if crowd is not None and self._addresses.get(crowd, 0) >= self.limits.sessions_per_address:
+            bound = self.limits.sessions_per_address
+            raise Refusal(ErrorCode.RATE_LIMITED, f"{bound} connections of your address are open", retry_after_ms=5000)
         self._ids += 1
         session = Session(
             f"{self.name}-{self._ids}",
@@ -192,6 +200,8 @@ class Hub:
             proof=proof,
         )
         self.sessions[session] = None
+        if crowd is not None:
+            self._addresses[crowd] = self._addresses.get(crowd, 0) + 1
         self.attendance.joined(username)
         session.spoke = self._ids % PING_EVERY
         self._wheel[session.spoke][session] = None
@@ -245,6 +255,11 @@ class Hub:
         self.confirmations.forget(session)
         self._catchup.forget(session)
         self.attendance.left(session.username)
+        crowd = crowd_of(session.remote)
+        if crowd is not None:
+            self._addresses[crowd] -= 1
+            if not self._addresses[crowd]:
+                del self._addresses[crowd]
         self._wheel[session.spoke].pop(session, None)
 
     def ask(self, factory: Callable[[int], Request], slot: int, answer: Answer, now: float) -> None:
@@ -315,7 +330,9 @@ class Hub:
         for reply in replies:
             if isinstance(reply, AttendAgain):
                 self.pending.out.append(self.attendance.full(reply.slot))
-            elif isinstance(reply, Refused) and reply.code == _OVERLOADED and self.pending.repeated(reply.no):
+            elif isinstance(reply, TooMany):
+                self._thin_out(reply)
+            elif isinstance(reply, Refused) and reply.code in _OF_ONE_COPY and self.pending.repeated(reply.no):
                 pass  # said of the first copy; the second may be stored by now
             else:
                 pending = self.pending.answered(reply.no)
@@ -512,6 +529,16 @@ class Hub:
             duplicate=duplicate,
         )
         self.outbox.in_order(session, frames.text(messages.encode_event(ack)))
+
+    def _thin_out(self, crowd: TooMany) -> None:
+        """The newest first: who has been here for long is less likely to be the flood."""
+        left = crowd.sessions
+        for session in reversed(self.sessions):
+            if not left:
+                return
+            if session.username == crowd.username and session.closing is None:
+                self.outbox.close(session, CloseCode.TOO_MANY_CONNECTIONS)
+                left -= 1
 
     def _follow_up(self, now: float) -> None:
         positions = self.positions

@@ -41,6 +41,7 @@ from hubbub.protocol.refusals import ErrorCode
 from store.cursors import CursorBatch, Cursors, receipts
 from store.events import Row, entry_of_row
 from store.presence import Attendance
+from store.quotas import Quotas
 from store.sequencer import Batch, Sequencer, StoredRow
 
 Lookup = (
@@ -64,7 +65,8 @@ class Store:
 
     def __init__(self, limits: Limits, steps: Steps | None = None) -> None:
         self.sequencer = Sequencer(queue_max=limits.store_queue, batch_max=limits.batch)
-        self.presence = Attendance()
+        self.presence = Attendance(limits.sessions_per_user)
+        self.quotas = Quotas(limits)
         self.cursors = Cursors()
         self.reads: list[tuple[bytes, Read]] = []
         self.stored_messages = 0
@@ -99,6 +101,10 @@ class Store:
     def requests(self, peer: bytes, requests: list[Request], now: float) -> None:
         """See `Handler.requests`."""
         for request in requests:
+            refused = self.quotas.refusal(request, now)
+            if refused is not None:
+                self._replies.append((peer, refused))
+                continue
             match request:
                 case Send():
                     if self._steps is not None:
@@ -108,7 +114,7 @@ class Store:
                     self.cursors.offer(peer, request)
                 case Attend():
                     if self.sequencer.owns(request.slot):
-                        again = self.presence.attend(request, now)
+                        again = self.presence.attend(peer, request, now)
                         if again is not None:
                             self._replies.append((peer, again))
                 case WhoIsOnline():
@@ -193,6 +199,7 @@ class Store:
     def tick(self, now: float) -> None:
         """Ten times a second."""
         self._signals += self.presence.tick(now)
+        self._replies += self.presence.crowds(now)
         if now - self._marked >= WATERMARK_EVERY:
             self._marked = now
             self._ranges += self.sequencer.watermarks()

@@ -106,15 +106,14 @@ class Replay(_Packed, tag=6):
 class Attend(_Packed, tag=7):
     """Presence of a shard's users in one slot; also the renewal of its lease.
 
-    `version` counts the shard's changes in this slot. With `full`, `joined` is everybody; otherwise the
-    step from `version - 1`, or nothing new when both lists are empty.
+    `version` counts the shard's changes in this slot. `sessions`: how many each user has on that shard, 0 for who
+    left. With `full` it is everybody; otherwise the step from `version - 1`, or nothing new when it is empty.
     """
 
     shard: str
     slot: Slot
     version: int
-    joined: list[str]
-    left: list[str]
+    sessions: dict[str, int]
     full: bool
 
 
@@ -165,10 +164,17 @@ class ReadAccess(_Packed, tag=12):
 
 
 class FindAccount(_Packed, tag=13):
-    """One account with its password's hash."""
+    """One account with its password's hash.
+
+    `purpose`: what for, since attempts from an `address` are counted where accounts are looked up, over all shards.
+    `resent`: an earlier copy was counted.
+    """
 
     no: int
     username: str
+    purpose: Literal["sign in", "register"]
+    address: str
+    resent: bool
 
 
 class AddAccount(_Packed, tag=14):
@@ -419,6 +425,13 @@ class RefreshSwapped(_Packed, tag=14):
     role: str
 
 
+class TooMany(_Packed, tag=15):
+    """`username` has more sessions over all shards than one user may: close the `sessions` newest here."""
+
+    username: str
+    sessions: int
+
+
 Reply = (
     Refused
     | Known
@@ -434,6 +447,7 @@ Reply = (
     | AccessPage
     | AccountFound
     | RefreshSwapped
+    | TooMany
 )
 
 

@@ -40,6 +40,8 @@ PRESENCE_GRACE = 5.0
 # How often a shard asks who is online of those that its clients watch; what twice differs from what they were told is
 # told them. So a notice that was lost is made good in twice this time.
 PRESENCE_REFRESH = 3.0
+# A user with too many sessions over all shards loses some after this long: a dead shard's lease has run out by then.
+CROWD_SECONDS = LEASE_SECONDS + 1.0
 # Names listed in one aggregated presence notice; past that it carries counts only.
 PRESENCE_NAMES_MAX = 50
 
@@ -55,11 +57,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     frame_bytes: int = 64 * 1024  # a whole command: content twice escaped, or 500 conversation names
     rate: float = 50.0  # commands a second for a session, sustained: far above typing speed
     burst: int = 200  # and at once: a client that comes back with its unsent messages
+    user_rate: float = 100.0  # messages a second of a user, over all sessions and shards: two eager sessions
+    user_burst: int = 400  # and at once
     in_flight: int = 64  # sends of a session that wait for their acknowledgement
     outbox_bytes: int = 1024 * 1024  # unsent bytes at which a session that does not read is closed
     held_bytes: int = 4 * 1024 * 1024  # live events held while a session's backlog is read
-    sessions_per_user: int = 32  # over one shard
-    sessions: int = 100_000  # over one shard; file descriptors end sooner
+    sessions_per_user: int = 32  # over all shards; more devices than anybody has, few enough to reach all of them
+    sessions_per_address: int = 1_000  # over one shard: a campus behind one address, and not all there is room for
+    sessions: int = 100_000  # over one shard; fewer where file descriptors end sooner
+    http_connections: int = 1_000  # of one shard: handshakes and requests take milliseconds, so few are open at once
     pending: int = 20_000  # unanswered requests of one shard; past that: overloaded
     store_queue: int = 50_000  # sends that wait for a store's next batch; past that: overloaded
     batch: int = 1_000  # sends in one statement: beyond, latency grows and throughput does not

@@ -144,12 +144,16 @@ def test_a_guest_on_the_same_machine(ip):
     assert ask(make(), query={"username": ["alice"]}, ip=ip) == Identity("alice", None, guest=True)
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "::1", "x.localhost"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]", "x.localhost"]
+)
 def test_a_guest_under_a_local_name(host):
     assert ask(make(), query={"username": ["alice"]}, host=host)
 
 
-@pytest.mark.parametrize("host", ["evil.example:8000", "localhost.evil.example", "", "10.0.0.1", "[::2]:80"])
+@pytest.mark.parametrize(
+    "host", ["evil.example:8000", "localhost.evil.example", "", "10.0.0.1", "[::2]:80", "[::1].evil.example"]
+)
 def test_a_page_whose_name_was_bound_to_loopback_is_no_guest(host):
     refused(make(), "localhost", query={"username": ["alice"]}, host=host)
 

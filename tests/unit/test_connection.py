@@ -265,10 +265,10 @@ async def test_origins(system):
     assert (await system.connect(Origin=f"http://{host}")).status == 101
     assert (await system.connect(Origin="https://proxied.example", Sec_Fetch_Site="same-origin")).status == 101
     allowed = ("https://chat.example",)
-    assert http.origin_allowed("https://Chat.Example", host, allowed)
-    assert not http.origin_allowed("http://chat.example", host, allowed)
-    assert not http.origin_allowed("", "", ())
-    assert http.origin_allowed("https://any.example", host, ("*",))
+    assert http.origin_allowed("https://Chat.Example", "", host, allowed)
+    assert not http.origin_allowed("http://chat.example", "", host, allowed)
+    assert not http.origin_allowed("", "", "", ())
+    assert http.origin_allowed("https://any.example", "", host, ("*",))
 
 
 # --- in ----------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from hubbub.protocol.conversation import SLOTS, slot_of, user_slot
-from hubbub.protocol.internal import Attend, AttendAgain, Range, Replay, Send, Signal, wire_term
+from hubbub.protocol.internal import Attend, AttendAgain, Range, Replay, Send, Signal, TooMany, wire_term
 from hubbub.protocol.limits import Limits
-from hubbub.protocol.refusals import ErrorCode, Refusal
+from hubbub.protocol.refusals import CloseCode, ErrorCode, Refusal
 from shards.hub import (
     DRAIN_SECONDS,
     DRAIN_SLICE,
@@ -73,6 +73,23 @@ def test_sessions_are_bounded():
     shard.open("al")
 
 
+def test_sessions_of_an_address_are_bounded():
+    shard = Shard(sessions_per_address=2)
+
+    def come(remote: str) -> Session:
+        return shard.hub.open(f"somebody from {remote}", syncing=False, remote=remote, expires_at=None, now=shard.now)
+
+    one, _ = come("2001:db8::1"), come("2001:db8::2")
+    with pytest.raises(Refusal) as caught:
+        come("2001:db8::3")
+    assert caught.value.code is ErrorCode.RATE_LIMITED
+    come("2001:db8:0:1::1")
+    for _ in range(3):
+        come("127.0.0.1")
+    shard.hub.close(one, shard.now)
+    come("2001:db8::4")
+
+
 def test_what_a_session_leaves_behind(shard):
     session = shard.live("al")
     shard.say(session, type="watch", users=["bob"], lobby=True)
@@ -95,13 +112,26 @@ def test_who_is_there_is_told_to_the_owner(shard):
     slot = user_slot("al")
     one = shard.open("al")
     two = shard.open("al")
-    assert shard.asked(Attend) == [Attend("s0.1", slot, 1, ["al"], [], False)]
+    assert shard.asked(Attend) == [Attend("s0.1", slot, i, {"al": i}, False) for i in (1, 2)]
     shard.reply(AttendAgain(slot))
-    assert shard.asked(Attend)[-1] == Attend("s0.1", slot, 1, ["al"], [], True)
+    assert shard.asked(Attend)[-1] == Attend("s0.1", slot, 2, {"al": 2}, True)
     shard.hub.close(one, shard.now)
     shard.hub.close(two, shard.now)
     shard.turn()
-    assert shard.asked(Attend)[-1] == Attend("s0.1", slot, 2, [], ["al"], False)
+    assert shard.asked(Attend)[-1] == Attend("s0.1", slot, 3, {"al": 0}, False)
+
+
+def test_the_newest_of_a_crowd_are_closed(shard):
+    als = [shard.open("al") for _ in range(5)]
+    bob = shard.open("bob")
+    shard.reply(TooMany("al", 2))
+    assert [session.closing for session in als] == [None] * 3 + [CloseCode.TOO_MANY_CONNECTIONS] * 2
+    assert bob.closing is None
+    shard.reply(TooMany("al", 2))  # the first ones' sockets may still be open
+    assert [session.closing for session in als] == [None] + [CloseCode.TOO_MANY_CONNECTIONS] * 4
+    shard.reply(TooMany("al", 9), TooMany("nobody", 1))
+    assert closed_with(shard.out(als[0])) == 4502
+    assert bob.closing is None
 
 
 def test_a_new_owner_is_told_who_is_there(shard):
@@ -110,7 +140,7 @@ def test_a_new_owner_is_told_who_is_there(shard):
     slot = user_slot("al")
     shard.hub.ranges([Range(slot, wire_term(5, 2), 0, 0, [])], shard.now)
     shard.turn()
-    assert Attend("s0.1", slot, 1, ["al"], [], True) in shard.asked(Attend)
+    assert Attend("s0.1", slot, 1, {"al": 1}, True) in shard.asked(Attend)
 
 
 # --- rate --------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_without_its_lock_a_store_answers_nothing_about_a_slot():
     process.take(slots=[0])
     slot = user_slot("al")
     assert slot and LOBBY_SLOT
-    process.ask(send(1), Replay(LOBBY_SLOT, 0), WhoIsOnline(2, slot, None), Attend("s0", slot, 1, ["al"], [], False))
+    process.ask(send(1), Replay(LOBBY_SLOT, 0), WhoIsOnline(2, slot, None), Attend("s0", slot, 1, {"al": 1}, False))
     assert (process.bus.replied, process.bus.replayed, process.core.reads) == ([], [], [])
     assert len(process.core.sequencer) == 0
     assert len(process.core.presence) == 0
@@ -150,7 +150,7 @@ def test_without_its_lock_a_store_answers_nothing_about_a_slot():
 
 def test_lost_is_lost(store):
     store.ask(
-        send(1), MoveCursors(4, [Cursor("bob", "lobby", 5, 5)]), Attend("s0", user_slot("al"), 1, ["al"], [], False)
+        send(1), MoveCursors(4, [Cursor("bob", "lobby", 5, 5)]), Attend("s0", user_slot("al"), 1, {"al": 1}, False)
     )
     store.core.tick(1.0)  # marks that are not yet published
     store.core.lost()
@@ -208,9 +208,9 @@ def test_sends_are_queued_up_to_a_bound():
 
 def test_presence(store):
     slot = user_slot("al")
-    store.ask(Attend("s0", slot, 3, [], [], False))
+    store.ask(Attend("s0", slot, 3, {}, False))
     assert store.bus.replied[0][1].slot == slot  # say it again, all of it
-    store.ask(Attend("s0", slot, 3, ["al"], [], True), WhoIsOnline(9, slot, None), WhoIsOnline(10, slot, ["bob"]))
+    store.ask(Attend("s0", slot, 3, {"al": 1}, True), WhoIsOnline(9, slot, None), WhoIsOnline(10, slot, ["bob"]))
     assert store.bus.replied[1:] == [(P, Online(9, ["al"])), (P, Online(10, []))]
     store.core.tick(1.0)
     store.core.flush()
