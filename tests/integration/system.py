@@ -205,7 +205,8 @@ class System:
             case _:
                 # Not from supervisord, which may be stopped itself: each program's pid is in the lock on its place.
                 lock = self.data_dir / "postgres.lock" if role == "postgres" else self.settings.run_dir / f"{role}.lock"
-                return int(lifecycle.lock_holder(lock) or 0)
+                # One that took its lock on a full disk could not write.
+                return int(lifecycle.lock_holder(lock) or self.programs()[role]["pid"])
 
     def pids(self, role: str) -> list[int]:
         """What has to be stopped to stop *role*: of ``postmaster`` all of PostgreSQL, else the one process."""

@@ -266,10 +266,10 @@ def _delivered_when_sent() -> None:
 
     apply = Hub._apply
 
-    def rash(self: Any, topics: Any, event: Any) -> None:
-        apply(self, topics, event)
+    def rash(self: Any, topics: Any, event: Any) -> Any:
         for user in parties(event.conversation) or ():
             self.confirmations.move(user, event.conversation, delivered=event.seq)
+        return apply(self, topics, event)
 
     Hub._apply = rash  # type: ignore[method-assign]
 
