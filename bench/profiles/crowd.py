@@ -11,7 +11,6 @@ from time import perf_counter
 
 import psycopg
 
-from bench.client import KEY_LENGTH
 from bench.profiles import faults
 from bench.profiles.device import Device, Meter
 from bench.profiles.ledger import Ledger, Row
@@ -22,6 +21,7 @@ from hubbub.protocol.conversation import LOBBY, parties
 CONCURRENCY = 100
 # Longer than every patience in the system together: what is not settled then will not be.
 SETTLE_SECONDS = 60.0
+KEY_LENGTH = 24  # a run's 8 hex digits and 16 digits of a counter; the protocol wants 16 to 64
 _STEP = 0.01
 # Each device's clock: `received` and what has to be sent again. A hundredth of them in each step.
 _TICKS = 100

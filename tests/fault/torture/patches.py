@@ -93,8 +93,8 @@ def _on_without_lock() -> None:
         await conn.execute("select pg_sleep($1)", [WINDOW])
         await append(self, conn, batch)
 
-    async def unlocked(self: Any, conn: Any, wanted: list[int], epoch: int) -> set[int]:
-        return set(wanted) if self._core.sequencer.terms else await take(self, conn, wanted, epoch)
+    async def unlocked(self: Any, conn: Any, wanted: list[int]) -> set[int]:
+        return set(wanted) if self._core.sequencer.terms else await take(self, conn, wanted)
 
     Writer._append = slow  # type: ignore[method-assign]
     Writer._take = unlocked  # type: ignore[method-assign]
@@ -153,7 +153,13 @@ def _unread_off_by_one() -> None:
 def _never_withdrawn() -> None:
     from store.presence import Attendance
 
-    Attendance._depart = lambda self, users, now: None  # type: ignore[method-assign]
+    tick = Attendance.tick
+
+    def staying(self: Any, now: float) -> Any:
+        self._leaving.clear()
+        return tick(self, now)
+
+    Attendance.tick = staying  # type: ignore[method-assign]
 
 
 def _cursors_go_back() -> None:
