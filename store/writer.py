@@ -30,7 +30,7 @@ from store.sequencer import Batch, StoredRow
 # The session speaks at least this often, so that only a stopped store exceeds idle_session_timeout.
 _SPEAK_EVERY = 1.0
 # How often a store that misses slots tries to lock them: what a second store adds to the pause when the first dies.
-# 64 tries take PostgreSQL some 50 µs.
+# 64 tries take PostgreSQL 0.03 to 0.06 ms.
 _LOCK_EVERY = 0.1
 # What the operator is told to type; `new_epoch` in statements.sql says why.
 _NEW_EPOCH = "update epoch set epoch = greatest(epoch + 1, extract(epoch from now())::bigint - 1577836800)"
