@@ -24,7 +24,7 @@ from hubbub.settings import Settings
 
 READY_SECONDS = 60.0
 # Longer than all stopwaitsecs in supervisord.conf together: programs are stopped one kind after the other.
-STOP_SECONDS = 100.0
+STOP_SECONDS = 115.0
 # An older supervisord that lost its `hubbub up` is stopping by itself.
 OLD_SECONDS = 45.0
 TAIL_LINES = 12
