@@ -20,7 +20,7 @@ from bench import procs
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "hubbub.cli")
 # What a benchmark needs beside the defaults: a closed loop is far above what one person may send.
-SETTINGS = {"HUBBUB_LIMIT_RATE": "0", "HUBBUB_LIMIT_IN_FLIGHT": "1000"}
+SETTINGS = {"HUBBUB_LIMIT_RATE": "0", "HUBBUB_LIMIT_USER_RATE": "0", "HUBBUB_LIMIT_IN_FLIGHT": "1000"}
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp

@@ -19,7 +19,7 @@ _serial = iter(range(10**6))
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    env = {"HUBBUB_ACCOUNTS": "open", "HUBBUB_LIMIT_RATE": "0"}
+    env = {"HUBBUB_ACCOUNTS": "open", "HUBBUB_LIMIT_RATE": "0", "HUBBUB_LIMIT_USER_RATE": "0"}
     with running(tmp_path_factory.mktemp("states"), shards=1, env=env) as system:
         yield system
 
