@@ -33,13 +33,14 @@ class ServerFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Server:
-    """A running system. `pid` is supervisord's."""
+    """A running system. `pid` is supervisord's, or for a peer the process that all others are below."""
 
     host: str
     port: int
     shards: int
     data_dir: Path
     pid: int
+    protocol: str = "hubbub"
 
     @property
     def url(self) -> str:
@@ -57,12 +58,10 @@ def running(
     Raises `ServerFailed`; whatever fails inside, the logs' ends go to standard error.
     """
     count = shards or os.cpu_count() or 1
-    port = _free_port()
+    port = free_port()
     home = Path(tempfile.mkdtemp(prefix="hubbub-bench-"))
     data_dir = home / "data"
-    # Every connection of a benchmark takes a descriptor; children inherit the limit.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    allow_open_files()
     output = home / "up.log"
     try:
         with output.open("wb") as sink:
@@ -82,12 +81,19 @@ def running(
             print(_logs(output, data_dir), file=sys.stderr)
             raise
         finally:
-            _stop(process)
+            stop(process)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _free_port() -> int:
+def allow_open_files() -> None:
+    """Every connection of a benchmark takes a descriptor; children inherit the limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -129,7 +135,8 @@ def _ready(port: int) -> bool:
         connection.close()
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    """End a system, in order if it can be had so. Raises `ServerFailed` when it had to be killed."""
     if process.poll() is not None:
         return
     try:
