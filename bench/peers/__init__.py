@@ -6,6 +6,7 @@ stands in README.md beside this file.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from bench import compiler
@@ -71,6 +73,22 @@ def installed(kind: str) -> Path:
         _needed("redis-server", "redis-server")
         return _installed_once(HERE / "python_socketio" / "requirements.txt", _pip)
     return HERE
+
+
+def version(peer: Peer) -> str:
+    """What a report names *peer* by: its software with its version."""
+    place = installed(peer.kind)
+    match peer.kind:
+        case "socketio":
+            package = json.loads((place / "node_modules/socket.io/package.json").read_text())
+            node = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+            return f"Socket.IO {package['version']} on Node {node}"
+        case "python_socketio":
+            [found] = metadata.distributions(name="python-socketio", path=[str(place)])
+            return f"python-socketio {found.version}"
+        case "tornado":
+            return f"Tornado {metadata.version('tornado')}"
+    return ""
 
 
 def _needed(program: str, package: str) -> str:
