@@ -105,10 +105,9 @@ def test_every_peer_can_be_named_and_its_files_are_there() -> None:
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 @pytest.mark.parametrize("name", ["yardstick", "tornado", "tornado-stored"])
-def test_a_peer_runs_every_scenario(name: str) -> None:
+def test_a_peer_under_load(name: str) -> None:
     with peers.running(peers.PEERS[name]) as system:
         for scenario in SCENARIOS:
-            if scenario.kind in ("direct", "broadcast", "connect"):
+            if scenario.name in compare.SMOKE_SCENARIOS:
                 found = run(scenario, system, "smoke")
-                assert found.problems == {}, (scenario.name, found.problems)
-                assert found.acks > 0 or found.connects_per_second["synced"] > 0
+                assert (found.problems, found.acks > 0, found.deliveries > 0) == ({}, True, True)

@@ -10,7 +10,7 @@ const { Server } = require("socket.io");
 
 const port = Number(process.env.PORT);
 const processes = Number(process.env.PROCESSES);
-const POOL = Number(process.env.POOL ?? 16); // connections over all processes
+const POOL = 16; // connections over all processes
 
 function serve() {
   const server = http.createServer();
