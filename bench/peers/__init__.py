@@ -138,7 +138,7 @@ def running(peer: Peer) -> Iterator[Server]:
             process = subprocess.Popen(
                 [sys.executable, "-m", "bench.peers", peer.name, "--port", str(port), "--data-dir", str(home)],
                 cwd=HERE.parent.parent,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=sink,
                 start_new_session=True,

@@ -1,4 +1,7 @@
-"""Run one peer in the foreground, with its database and all it needs, until a SIGTERM; says `ready` when it is."""
+"""Run one peer in the foreground, with its database and all it needs; says `ready` when it is.
+
+It ends with a SIGTERM, or with its standard input, so that none is left behind by a benchmark that was killed.
+"""
 
 import argparse
 import os
@@ -111,7 +114,7 @@ def start_peer(stack: ExitStack, peer: Peer, port: int, home: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a peer until a SIGTERM or SIGINT."""
+    """Run a peer until a SIGTERM, a SIGINT or the end of standard input."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
     parser.add_argument("name", choices=PEERS)
     parser.add_argument("--port", type=int, default=8000)
@@ -123,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         start_peer(stack, PEERS[options.name], options.port, options.data_dir.resolve())
         print("ready", flush=True)
-        signal.pause()
+        sys.stdin.buffer.read()
     return 0
 
 

@@ -19,7 +19,9 @@ INSERT = "INSERT INTO messages (sender, recipient, content) VALUES (%s, %s, %s) 
 
 encode = json.JSONEncoder(separators=(",", ":")).encode
 users: dict[str, "Chat"] = {}
-pool: asyncio.Queue[psycopg.AsyncConnection[Any]] = asyncio.Queue()
+# The semaphore serves in order; a queue of connections would let newcomers overtake those who wait for one.
+turns = asyncio.Semaphore(POOL)
+idle: list[psycopg.AsyncConnection[Any]] = []
 
 
 class Chat(WebSocketHandler):
@@ -40,9 +42,10 @@ class Chat(WebSocketHandler):
         command = json.loads(message)
         recipient = command.get("recipient")
         if stored:
-            connection = await pool.get()
-            await connection.execute(INSERT, (self.name, recipient, command["content"]), prepare=True)
-            pool.put_nowait(connection)
+            async with turns:
+                connection = idle.pop()
+                await connection.execute(INSERT, (self.name, recipient, command["content"]), prepare=True)
+                idle.append(connection)
         event = encode({"type": "message", "sender": self.name, "content": command["content"]})
         if recipient is None:
             for user in users.values():
@@ -60,7 +63,7 @@ async def main() -> None:
             connection = await psycopg.AsyncConnection.connect(
                 host=os.environ["DATABASE"], user="hubbub", dbname="hubbub", autocommit=True
             )
-            pool.put_nowait(await stack.enter_async_context(connection))
+            idle.append(await stack.enter_async_context(connection))
         Application([("/ws", Chat)]).listen(int(os.environ["PORT"]), "127.0.0.1", backlog=4096)
         print("ready", flush=True)
         await asyncio.Event().wait()

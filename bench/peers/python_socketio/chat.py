@@ -19,17 +19,19 @@ server = socketio.AsyncServer(
     async_mode="asgi",
     transports=["websocket"],
     client_manager=socketio.AsyncRedisManager(os.environ["REDIS"]),
-    # Inline: a task for each message costs more than these handlers do, unless they wait for the database.
+    # Without a database the handlers hardly wait, and need no task for each message.
     async_handlers=bool(os.environ.get("DATABASE")),
 )
-pool: asyncio.Queue[psycopg.AsyncConnection[Any]] = asyncio.Queue()
+# The semaphore serves in order; a queue of connections would let newcomers overtake those who wait for one.
+turns = asyncio.Semaphore(POOL)
+idle: list[psycopg.AsyncConnection[Any]] = []
 names: dict[str, str] = {}
 
 
 async def startup() -> None:
     """Connect to the database."""
     for _ in range(POOL if os.environ.get("DATABASE") else 0):
-        pool.put_nowait(
+        idle.append(
             await psycopg.AsyncConnection.connect(
                 host=os.environ["DATABASE"], user="hubbub", dbname="hubbub", autocommit=True
             )
@@ -52,9 +54,10 @@ async def send(sid: str, message: dict[str, str]) -> None:
     """Store the message and send it to its recipients; returning acknowledges it."""
     sender, recipient = names[sid], message.get("recipient")
     if os.environ.get("DATABASE"):
-        connection = await pool.get()
-        await connection.execute(INSERT, (sender, recipient, message["content"]), prepare=True)
-        pool.put_nowait(connection)
+        async with turns:
+            connection = idle.pop()
+            await connection.execute(INSERT, (sender, recipient, message["content"]), prepare=True)
+            idle.append(connection)
     event = {"sender": sender, **message}
     if recipient is None:
         await server.emit("message", event, skip_sid=sid)

@@ -10,7 +10,7 @@ const { Server } = require("socket.io");
 
 const port = Number(process.env.PORT);
 const processes = Number(process.env.PROCESSES);
-const POOL = 16; // connections over all processes: the fastest of 4, 8, 16 and 32 here
+const POOL = 16; // connections over all processes
 
 function serve() {
   const server = http.createServer();
