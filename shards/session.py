@@ -1,6 +1,7 @@
 """One connection as the shard's core sees it."""
 
 from enum import Enum
+from math import inf
 from typing import Any
 
 from hubbub.protocol.limits import Limits
@@ -49,7 +50,7 @@ class Session:
         "opened_at",
         "out",
         "own",
-        "pinged",
+        "pinged_at",
         "proof",
         "read_id",
         "refused",
@@ -97,7 +98,7 @@ class Session:
         self.watching: TopicSet = ()
         self.opened_at = now
         self.heard = now
-        self.pinged = False
+        self.pinged_at = -inf
         self.typing_at = 0.0
         # Token bucket
         self.tokens = float(limits.burst)

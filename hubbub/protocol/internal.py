@@ -6,9 +6,19 @@ A *request* goes from a shard to the owner of a slot and is kept by the shard un
 timers or by the next sync.
 """
 
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
+from msgspec import Meta
+
+from hubbub.protocol.conversation import SLOTS
+from hubbub.protocol.limits import HISTORY_MAX
+from hubbub.protocol.refusals import ErrorCode
+
+# What does not fit cannot be decoded, so nobody behind has to ask.
+Slot = Annotated[int, Meta(ge=0, lt=SLOTS)]
+# n, seq, and whatever else PostgreSQL keeps as a bigint.
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class _Packed(msgspec.Struct, array_like=True, gc=False):
@@ -31,7 +41,7 @@ class Send(_Packed, tag=1):
     recipient: str | None
     key: str
     content: str
-    reply_to: int | None
+    reply_to: Number | None
     mentions: tuple[str, ...]
     resent: bool  # an earlier copy may have been stored: never refuse it as overloaded
 
@@ -41,8 +51,8 @@ class Cursor(_Packed):
 
     username: str
     conversation: str
-    delivered: int
-    read: int
+    delivered: Number
+    read: Number
 
 
 class MoveCursors(_Packed, tag=2):
@@ -60,8 +70,8 @@ class Sync(_Packed, tag=3):
 
     no: int
     username: str
-    have: dict[str, int]
-    positions: list[int]
+    have: dict[str, Number]
+    positions: list[Number]
 
 
 class Backlog(_Packed, tag=4):
@@ -72,8 +82,8 @@ class Backlog(_Packed, tag=4):
 
     no: int
     username: str
-    after: dict[str, int]
-    positions: list[int]
+    after: dict[str, Number]
+    positions: list[Number]
 
 
 class ReadHistory(_Packed, tag=5):
@@ -81,30 +91,29 @@ class ReadHistory(_Packed, tag=5):
 
     no: int
     conversation: str
-    before: int | None
-    after: int | None
-    limit: int
+    before: Number | None
+    after: Number | None
+    limit: Annotated[int, Meta(ge=1, le=HISTORY_MAX)]
 
 
 class Replay(_Packed, tag=6):
     """The slot's log after n, as ranges addressed to the asking shard alone."""
 
-    slot: int
-    after: int
+    slot: Slot
+    after: Number
 
 
 class Attend(_Packed, tag=7):
     """Presence of a shard's users in one slot; also the renewal of its lease.
 
-    `version` counts the shard's changes in this slot. With `full`, `joined` is everybody; otherwise the
-    step from `version - 1`, or nothing new when both lists are empty.
+    `version` counts the shard's changes in this slot. `sessions`: how many each user has on that shard, 0 for who
+    left. With `full` it is everybody; otherwise the step from `version - 1`, or nothing new when it is empty.
     """
 
     shard: str
-    slot: int
+    slot: Slot
     version: int
-    joined: list[str]
-    left: list[str]
+    sessions: dict[str, int]
     full: bool
 
 
@@ -112,7 +121,7 @@ class WhoIsOnline(_Packed, tag=8):
     """The online users of one slot; all of them, or those in `among`."""
 
     no: int
-    slot: int
+    slot: Slot
     among: list[str] | None
 
 
@@ -155,10 +164,17 @@ class ReadAccess(_Packed, tag=12):
 
 
 class FindAccount(_Packed, tag=13):
-    """One account with its password's hash."""
+    """One account with its password's hash.
+
+    `purpose`: what for, since attempts from an `address` are counted where accounts are looked up, over all shards.
+    `resent`: an earlier copy was counted.
+    """
 
     no: int
     username: str
+    purpose: Literal["sign in", "register"]
+    address: str
+    resent: bool
 
 
 class AddAccount(_Packed, tag=14):
@@ -255,6 +271,10 @@ class Refused(_Packed, tag=1):
     stored: Literal["no", "unknown"]
     retry_after_ms: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.code not in ErrorCode.__members__:
+            raise ValueError(f"{self.code!r} is no code of a refusal")
+
 
 class Known(_Packed, tag=2):
     """A key seen before with the same content: the original acknowledgement."""
@@ -314,7 +334,7 @@ class HistoryRows(_Packed, tag=6):
 class AttendAgain(_Packed, tag=7):
     """The owner does not hold this version of the shard's users: send all of them."""
 
-    slot: int
+    slot: Slot
 
 
 class Online(_Packed, tag=8):
@@ -405,6 +425,13 @@ class RefreshSwapped(_Packed, tag=14):
     role: str
 
 
+class TooMany(_Packed, tag=15):
+    """`username` has more sessions over all shards than one user may: close the `sessions` newest here."""
+
+    username: str
+    sessions: int
+
+
 Reply = (
     Refused
     | Known
@@ -420,6 +447,7 @@ Reply = (
     | AccessPage
     | AccountFound
     | RefreshSwapped
+    | TooMany
 )
 
 
@@ -433,9 +461,9 @@ class LogEvent(_Packed):
     event read back from the table has an empty origin, and its sender's shard asks again.
     """
 
-    id: int
+    id: Number
     conversation: str
-    seq: int
+    seq: Number
     timestamp: str
     origin: str
     no: int
@@ -456,10 +484,10 @@ class Range(_Packed):
     `term` holds the database's epoch in its high 32 bits, so a newer epoch is a higher term.
     """
 
-    slot: int
-    term: int
-    after: int
-    to: int
+    slot: Slot
+    term: Number
+    after: Number
+    to: Number
     entries: list[Entry]
 
 
