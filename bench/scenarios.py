@@ -96,11 +96,10 @@ def figures(result: Result) -> dict[str, float]:
 
 def run(scenario: Scenario, server: Server, size: str) -> Result:
     """Run *scenario* against *server*. Raises `GeneratorFailed`."""
-    words = [scenario.kind, "--url", server.url, "--pid", str(server.pid)]
-    words += ["--protocol", server.protocol, *scenario.arguments(size)]
+    words = [scenario.kind, "--url", server.url, "--pid", str(server.pid), *scenario.arguments(size)]
     done = subprocess.run([sys.executable, "-m", "bench.load", *words], cwd=ROOT, stdout=subprocess.PIPE, check=False)
     if not done.stdout:
-        raise GeneratorFailed(
+        raise RuntimeError(
             f"the generator failed with status {done.returncode}: python -m bench.load {' '.join(words)}"
         )
     result = msgspec.json.decode(done.stdout, type=Result)

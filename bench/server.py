@@ -20,7 +20,7 @@ from bench import procs
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "hubbub.cli")
 # What a benchmark needs beside the defaults: a closed loop is far above what one person may send.
-SETTINGS = {"HUBBUB_LIMIT_RATE": "0", "HUBBUB_LIMIT_USER_RATE": "0", "HUBBUB_LIMIT_IN_FLIGHT": "1000"}
+SETTINGS = {"HUBBUB_LIMIT_RATE": "0", "HUBBUB_LIMIT_IN_FLIGHT": "1000"}
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 _LISTEN = "0A"  # TCP_LISTEN in /proc/net/tcp
@@ -33,14 +33,13 @@ class ServerFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Server:
-    """A running system. `pid` is supervisord's, or for a peer the process that all others are below."""
+    """A running system. `pid` is supervisord's."""
 
     host: str
     port: int
     shards: int
     data_dir: Path
     pid: int
-    protocol: str = "hubbub"
 
     @property
     def url(self) -> str:
@@ -50,25 +49,27 @@ class Server:
 
 @contextmanager
 def running(
-    *, shards: int | None = None, settings: Mapping[str, str] = SETTINGS, command: Sequence[str] = COMMAND
+    *, shards: int | None = None, env: Mapping[str, str] | None = None, command: Sequence[str] = COMMAND
 ) -> Iterator[Server]:
     """Start ``COMMAND up`` on a free port of the loopback and yield it once every shard is ready.
 
-    `shards`: one for each core unless given. `settings` come on top of the environment.
+    `shards`: one for each core unless given. `env` comes on top of the environment and `SETTINGS`.
     Raises `ServerFailed`; whatever fails inside, the logs' ends go to standard error.
     """
     count = shards or os.cpu_count() or 1
-    port = free_port()
+    port = _free_port()
     home = Path(tempfile.mkdtemp(prefix="hubbub-bench-"))
     data_dir = home / "data"
-    allow_open_files()
+    # Every connection of a benchmark takes a descriptor; children inherit the limit.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     output = home / "up.log"
     try:
         with output.open("wb") as sink:
             process = subprocess.Popen(
                 [*command, "up", "--data-dir", str(data_dir), "--port", str(port), "--shards", str(count)],
                 cwd=ROOT,
-                env={**os.environ, **settings},
+                env={**os.environ, **SETTINGS, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
@@ -81,19 +82,12 @@ def running(
             print(_logs(output, data_dir), file=sys.stderr)
             raise
         finally:
-            stop(process)
+            _stop(process)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def allow_open_files() -> None:
-    """Every connection of a benchmark takes a descriptor; children inherit the limit."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def free_port() -> int:
-    """A port of the loopback that nobody listens on."""
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -135,8 +129,7 @@ def _ready(port: int) -> bool:
         connection.close()
 
 
-def stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a system, in order if it can be had so. Raises `ServerFailed` when it had to be killed."""
+def _stop(process: "subprocess.Popen[bytes]") -> None:
     if process.poll() is not None:
         return
     try:

@@ -5,9 +5,7 @@ import re
 import secrets
 import shlex
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -184,51 +182,6 @@ def doctor(settings: Settings, as_json: bool) -> None:
     from hubbub.doctor import examine
 
     raise SystemExit(examine(settings, as_json=as_json))
-
-
-@main.command()
-@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
-@_with_settings("data_dir", "database_url")
-def backup(settings: Settings, file: Path | None) -> None:
-    """Write a backup of the database to FILE, while the server runs.
-
-    Without FILE it is hubbub-DATE-TIME.tar, here. A file that exists is not overwritten. The secrets are not in it.
-    """
-    from hubbub.backup import making
-
-    path = file or Path(time.strftime("hubbub-%Y%m%d-%H%M%S.tar", time.gmtime()))
-    _backup(lambda: making.backup(settings, path.absolute(), lambda line: click.echo(line, err=True)))
-
-
-@main.command()
-@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--force", is_flag=True, help="Also where there is data: it is moved aside, and kept.")
-@click.option("--verify", is_flag=True, help="Only check FILE, and say what it holds.")
-@_with_settings("data_dir", "database_url", "postgres_bin_dir", "postgres_user")
-def restore(settings: Settings, file: Path, force: bool, verify: bool) -> None:
-    """Make the database what the backup FILE holds; the server must be stopped.
-
-    Every client then discards what it holds and syncs anew. If it is cut off, repeat it.
-    """
-    from hubbub.backup import restoring
-
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
-    if verify:
-        _backup(lambda: restoring.verify(file, click.echo))
-    else:
-        _backup(lambda: restoring.restore(settings, file, force=force, say=say))
-
-
-def _backup(work: Callable[[], object]) -> None:
-    """Do *work*; what it cannot do is told in one line."""
-    from hubbub.backup.archive import BackupError
-
-    try:
-        work()
-    except BackupError as exc:
-        raise click.ClickException(str(exc)) from exc
 
 
 @main.group()

@@ -43,13 +43,12 @@ from hubbub.values import (
     read_text,
     read_usernames,
     read_whole,
-    read_word,
 )
 
 PREFIX = "HUBBUB_"
 LIMIT_PREFIX = "limit_"
 # Variables with our prefix that are no settings: the TOML file itself, and what supervisord.conf passes on.
-NOT_SETTINGS = frozenset({"HUBBUB_CONFIG", "HUBBUB_SHARD_INDEX", "HUBBUB_STORE_INDEX", "HUBBUB_SOCKET_DIR"})
+NOT_SETTINGS = frozenset({"HUBBUB_CONFIG", "HUBBUB_SHARD_INDEX", "HUBBUB_SOCKET_DIR"})
 # Kubernetes and old Docker links put such variables beside any service that is called "hubbub".
 _SERVICE_LINK = re.compile(r"HUBBUB_(SERVICE_|PORT_\d+_)")
 
@@ -97,7 +96,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         _is(
             read_database_url,
             "Your own PostgreSQL; empty starts the embedded one",
-            "postgresql://user:password@host/database, with several hosts where there are standbys, or empty",
+            "postgresql://user:password@host/database, or empty",
         ),
     ] = ""
     postgres_bin_dir: Annotated[
@@ -154,7 +153,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, _is(read_whole(0, 300), "Seconds by which clocks may differ", "a whole number, 0 to 300")
     ] = 5
     token_user_claim: Annotated[
-        str, _is(read_word, "The claim that holds the username", "a claim's name, like sub or preferred_username")
+        str, _is(read_text, "The claim that holds the username", "a claim's name, like sub or preferred_username")
     ] = "sub"  # noqa: S105 a claim's name
     token_role_claim: Annotated[
         str, _is(read_text, "The claim that makes an administrator, by the value admin", "a claim's name, or empty")
@@ -203,14 +202,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[int, ...],
         _is(read_slots, "Slots that this store takes", f"numbers and ranges from 0 to {SLOTS - 1}, like 0-31,40"),
     ] = tuple(range(SLOTS))
-    spare_stores: Annotated[
-        int,
-        _is(
-            read_whole(0, 8),
-            "Store processes beside the first, that take over its slots when it dies or stops",
-            "a whole number, 0 to 8",
-        ),
-    ] = 0
     log_level: Annotated[
         LogLevel, _is(read_one_of(LogLevel), "The least serious lines to log", "debug, info, warning or error")
     ] = "info"
@@ -297,10 +288,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             log_format=self.log_format,
         )
 
-    def store(self, index: int = 0) -> "StoreSettings":
-        """What a store needs, the first or one of the spare ones (from 1); its `database_url` is never empty."""
+    def store(self) -> "StoreSettings":
+        """What a store needs; its `database_url` is never empty."""
         return StoreSettings(
-            name=f"store-{index}" if index else "store",
+            name="store",
             run_dir=self.run_dir,
             bus_url=self.bus_url,
             curve_dir=self.curve_dir,
@@ -328,13 +319,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def environ(self) -> dict[str, str]:
-        """These settings as environment variables: what supervisord.conf names, and all that is not a default.
-
-        An empty variable counts as not given, so an empty text that was given travels as a blank.
-        """
-        needed = {"data_dir", "shards", "spare_stores"}
+        """These settings as environment variables: what supervisord.conf names, and all that is not a default."""
+        needed = {"data_dir", "shards"}
         variables = {
-            env_name(name): self.text(name) or " "
+            env_name(name): self.text(name)
             for name in names()
             if name in needed or self.origins.get(name, "default") != "default"
         }
@@ -427,15 +415,11 @@ _LIMIT_MEANINGS = {
     "frame_bytes": "Bytes of a whole command",
     "rate": "Commands a second for a session, sustained; 0 is unlimited",
     "burst": "Commands a session may send at once",
-    "user_rate": "Messages a second of one user over all shards, or 1/50 as many searches; 0 is unlimited",
-    "user_burst": "Messages that one user may send at once",
     "in_flight": "Sends of a session that wait for their acknowledgement",
     "outbox_bytes": "Unsent bytes at which a session that does not read is closed",
     "held_bytes": "Bytes of live events held while a session's backlog is read",
-    "sessions_per_user": "Sessions of one user over all shards",
-    "sessions_per_address": "Sessions from one address (a /64 of IPv6) on a shard; this machine's own are not counted",
-    "sessions": "Sessions on a shard; a quarter of its file descriptors are kept for HTTP",
-    "http_connections": "HTTP connections of a shard, handshakes included; past that the slowest makes room",
+    "sessions_per_user": "Sessions of one user on a shard",
+    "sessions": "Sessions on a shard",
     "pending": "Unanswered requests of a shard; past that clients get `overloaded`",
     "store_queue": "Sends waiting for a store's next batch; past that clients get `overloaded`",
     "batch": "Sends in one statement",
@@ -551,18 +535,9 @@ def from_environ(environ: Mapping[str, str]) -> Settings:
 
 def shard_index(environ: Mapping[str, str]) -> int:
     """This shard's number, which supervisord.conf passes on. Raises `SettingsError`."""
-    return _index(environ, "HUBBUB_SHARD_INDEX")
-
-
-def store_index(environ: Mapping[str, str]) -> int:
-    """This store's number, likewise."""
-    return _index(environ, "HUBBUB_STORE_INDEX")
-
-
-def _index(environ: Mapping[str, str], key: str) -> int:
-    value = environ.get(key, "0")
+    value = environ.get("HUBBUB_SHARD_INDEX", "0")
     if not value.isascii() or not value.isdigit():
-        raise SettingsError(key, f"{value!r} is not allowed; a whole number from 0")
+        raise SettingsError("HUBBUB_SHARD_INDEX", f"{value!r} is not allowed; a whole number from 0")
     return int(value)
 
 
@@ -647,7 +622,7 @@ def _extra(name: str) -> dict[str, Any]:
     """What stands beside the field of *name*."""
     if not name.startswith(LIMIT_PREFIX):
         return _EXTRA[name]
-    return _RATE if name in (LIMIT_PREFIX + "rate", LIMIT_PREFIX + "user_rate") else _LIMIT
+    return {"allowed": "a number, 0 for unlimited", "parse": read_number} if name == LIMIT_PREFIX + "rate" else _LIMIT
 
 
 def _cores() -> int:
@@ -666,4 +641,3 @@ def _described() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
 
 _EXTRA, _MEANINGS = _described()
 _LIMIT = {"allowed": "a whole number from 1", "parse": read_whole(1)}
-_RATE = {"allowed": "a number, 0 for unlimited", "parse": read_number}

@@ -18,13 +18,13 @@ import click
 from supervisor.xmlrpc import SupervisorTransport
 
 import hubbub
-from hubbub.runtime import lifecycle, postgres_setup, restored
+from hubbub.runtime import lifecycle, postgres_setup
 from hubbub.runtime.files import FileError, asset, make_secret, private_dir
 from hubbub.settings import Settings
 
 READY_SECONDS = 60.0
 # Longer than all stopwaitsecs in supervisord.conf together: programs are stopped one kind after the other.
-STOP_SECONDS = 115.0
+STOP_SECONDS = 100.0
 # An older supervisord that lost its `hubbub up` is stopping by itself.
 OLD_SECONDS = 45.0
 TAIL_LINES = 12
@@ -72,9 +72,8 @@ def up(settings: Settings) -> int:
     _check_port(settings)
     if not settings.database_url:
         try:
-            restored.check_finished(settings.data_dir)
             postgres_setup.plan(settings.postgres())
-        except (FileError, lifecycle.LifecycleError) as exc:
+        except lifecycle.LifecycleError as exc:
             raise UpError(str(exc)) from exc
     for line in summary(settings):
         click.echo(line)

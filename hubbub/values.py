@@ -25,14 +25,6 @@ def read_text(value: object) -> str:
     return value.strip()
 
 
-def read_word(value: object) -> str:
-    """A text that is not empty."""
-    text = read_text(value)
-    if not text:
-        raise ValueError(value)
-    return text
-
-
 def read_path(value: object) -> Path:
     """An absolute path: the processes run in another directory than the one the user typed it in."""
     text = str(value) if isinstance(value, Path) else read_text(value)

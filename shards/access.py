@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from hubbub.protocol.internal import AccessPage, AccessRule, ReadAccess, Reply, Request
-from hubbub.protocol.lookalikes import likenesses
 from hubbub.protocol.refusals import ErrorCode, Refusal
 
 # Any slot's owner can answer; one is enough.
@@ -47,7 +46,6 @@ class Changes(NamedTuple):
 class _Rules:
     def __init__(self) -> None:
         self.disabled: dict[str, bool] = {}  # of every account
-        self.likenesses: dict[str, str] = {}  # what an account's name looks like -> the account
         self.tokens: dict[str, int] = {}  # void token's id -> when it expires
         self.users: dict[str, float] = {}  # whose tokens issued before that are void
 
@@ -55,8 +53,6 @@ class _Rules:
         match rule.kind:
             case "account":
                 self.disabled[rule.subject] = rule.void
-                for likeness in likenesses(rule.subject):
-                    self.likenesses.setdefault(likeness, rule.subject)
             case "token":
                 self.tokens[rule.subject] = rule.expires
             case "user":
@@ -96,19 +92,12 @@ class AccessList:
         """Whether the name belongs to an account."""
         return username in self._rules.disabled
 
-    def passes_for(self, username: str) -> str | None:
-        """The account, other than *username*'s own, that somebody of this name would be taken for."""
-        found = (self._rules.likenesses.get(likeness, username) for likeness in likenesses(username))
-        return next((account for account in found if account != username), None)
-
     def refusal(self, proof: Proof) -> Refusal | None:
         """Why somebody may not be here, or None."""
         rules = self._rules
         if proof.guest:
             if proof.username in rules.disabled:
                 return _refused("this name belongs to an account; sign in with its password")
-            if self.passes_for(proof.username) is not None:
-                return _refused("this name looks too much like that of an account; choose another one")
             return None
         if rules.disabled.get(proof.username):
             return _refused("this account is disabled")

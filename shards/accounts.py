@@ -31,12 +31,17 @@ from hubbub.protocol.internal import (
 from hubbub.protocol.messages import Name
 from hubbub.protocol.refusals import ErrorCode, Refusal
 from hubbub.settings import ShardSettings
-from shards.access import AccessList
 from shards.http import Context, Handler, Operation, Route
 from shards.hub import iso
+from shards.limiter import Buckets
 from shards.passwords import Passwords
-from shards.proxies import neighbourhood
 from shards.questions import Questions
+
+# Failed sign-ins: ten at once, then one in six seconds for a name and two a second for an address, behind which
+# a whole office may sit.
+_BY_NAME = (1 / 6, 10.0)
+_BY_ADDRESS = (2.0, 100.0)
+_REGISTRATIONS = (1 / 10, 20.0)  # for an address
 
 Password = Annotated[str, Meta(max_length=1024)]
 Token = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -89,7 +94,22 @@ class Accounts:
     secret: bytes
     passwords: Passwords
     questions: Questions
-    access: AccessList
+    by_name: Buckets
+    by_address: Buckets
+    registrations: Buckets
+
+    @classmethod
+    def of(cls, settings: ShardSettings, secret: bytes, passwords: Passwords, questions: Questions) -> "Accounts":
+        """With the limits that hold everywhere."""
+        return cls(
+            settings=settings,
+            secret=secret,
+            passwords=passwords,
+            questions=questions,
+            by_name=Buckets(*_BY_NAME),
+            by_address=Buckets(*_BY_ADDRESS),
+            registrations=Buckets(*_REGISTRATIONS),
+        )
 
     def session(self, username: str, role: str, refresh: str, refresh_expires: int) -> SignedIn:
         """What a signed-in client is given."""
@@ -118,12 +138,9 @@ class Accounts:
         )
         return self.session(username, role, refresh, expires)
 
-    async def find(self, username: str, purpose: Literal["sign in", "register"], address: str) -> AccountFound:
-        """The account, with an empty hash if there is none. Raises `Refusal`, also of an attempt too many."""
-        place = neighbourhood(address)
-        return await self.questions.ask(
-            user_slot(username), lambda no: FindAccount(no, username, purpose, place, False), AccountFound
-        )
+    async def find(self, username: str) -> AccountFound:
+        """The account, with an empty hash if there is none. Raises `Refusal`."""
+        return await self.questions.ask(user_slot(username), lambda no: FindAccount(no, username), AccountFound)
 
 
 class _AccountHandler(Handler):
@@ -139,13 +156,22 @@ class _AccountHandler(Handler):
 
     async def check(self, username: str, password: str) -> AccountFound:
         """The account whose password this is. Raises `Refusal`, the same for a wrong name and a wrong password."""
-        accounts = self.accounts
-        account = await accounts.find(username, "sign in", self.request.remote_ip or "")
+        accounts, now, address = self.accounts, self.context.clock(), self.request.remote_ip or ""
+        # By the name as it was given: neither the answer nor its time tells whether there is such an account.
+        wait = max(accounts.by_name.wait(username, now), accounts.by_address.wait(address, now))
+        if wait:
+            text = "too many failed attempts; wait before the next"
+            raise Refusal(ErrorCode.RATE_LIMITED, text, retry_after_ms=int(wait * 1000) + 1)
+        # Taken before the hash is computed: attempts that run side by side count too.
+        accounts.by_name.take(username, now)
+        accounts.by_address.take(address, now)
+        account = await accounts.find(username)
         good = await accounts.passwords.verify(account.password_hash, password)
         if not good:
             raise Refusal(ErrorCode.UNAUTHORIZED, "the name or the password is wrong")
         if account.disabled:
             raise Refusal(ErrorCode.FORBIDDEN, "this account is disabled; ask the operator")
+        accounts.by_name.forgive(username)
         return account
 
 
@@ -160,9 +186,11 @@ class Register(_AccountHandler):
             raise Refusal(ErrorCode.FORBIDDEN, "only the operator adds accounts here")
         username = check_username(given.username)
         check_password(username, given.password)
-        if accounts.access.passes_for(username) is not None:
-            raise Refusal(ErrorCode.CONFLICT, "this name looks too much like that of an account; choose another one")
-        found = await accounts.find(username, "register", self.request.remote_ip or "")
+        wait = accounts.registrations.take(self.request.remote_ip or "", self.context.clock())
+        if wait:
+            text = "too many registrations from your address"
+            raise Refusal(ErrorCode.RATE_LIMITED, text, retry_after_ms=int(wait * 1000) + 1)
+        found = await accounts.find(username)
         if found.password_hash:
             raise Refusal(ErrorCode.CONFLICT, "there is an account of this name; choose another one")
         hashed = await accounts.passwords.hash(given.password)

@@ -25,6 +25,7 @@ from hubbub.protocol.limits import HISTORY_MAX, KEY_MAX, KEY_MIN, MENTIONS_MAX
 from hubbub.protocol.messages import Name, Seq
 from hubbub.protocol.refusals import ErrorCode, Refusal
 from shards.http import Context, Nothing, Operation, Reader, Route
+from shards.limiter import Buckets
 from shards.questions import Questions
 
 DEFAULT_PAGE = 50
@@ -186,6 +187,12 @@ class Asking(Reader):
 class Messages(Asking):
     """``/api/messages``."""
 
+    def initialize(  # type: ignore[override]  # Tornado's keywords
+        self, context: Context, questions: Questions, posts: Buckets
+    ) -> None:
+        super().initialize(context, questions)
+        self.posts = posts
+
     async def get(self) -> None:
         """A page of messages."""
         identity = await self.identify()
@@ -196,19 +203,18 @@ class Messages(Asking):
 
     async def post(self) -> None:
         """Say something; answered when it is committed."""
-        try:
-            identity = await self.identify()
-        except Refusal as refusal:
-            if refusal.code is not ErrorCode.RATE_LIMITED:
-                raise
-            self.refuse(refusal, stored="no")
-            return
+        identity = await self.identify()
         self.query(NoQuery)
         given = self.body(Post)
         key = self.request.headers.get("Idempotency-Key")
         if key is not None and not (KEY_MIN <= len(key) <= KEY_MAX and key.isascii() and key.isprintable()):
             text = f"Idempotency-Key has {KEY_MIN} to {KEY_MAX} printable ASCII characters"
             raise Refusal(ErrorCode.BAD_REQUEST, text)
+        wait = self.posts.take(identity.username, self.context.clock())
+        if wait:
+            text = f"more than {self.context.limits.rate:g} messages a second"
+            self.refuse(Refusal(ErrorCode.RATE_LIMITED, text, retry_after_ms=int(wait * 1000) + 1), stored="no")
+            return
         command = messages.Send(
             content=given.content,
             recipient=None if isinstance(given.recipient, UnsetType) else given.recipient,
@@ -393,6 +399,8 @@ class Metrics(Reader):
 def routes(context: Context, questions: Questions, accounts: Literal["off", "closed", "open"]) -> list[Route]:
     """The addresses of this module under ``/api``."""
     asking: dict[str, Any] = {"context": context, "questions": questions}
+    limits = context.limits
+    posting = {**asking, "posts": Buckets(limits.rate, limits.burst)}
 
     def get(path: str, handler: type[web.RequestHandler], arguments: dict[str, Any], **operation: Any) -> Route:
         return Route(path, handler, arguments, {"get": Operation(**operation)})
@@ -417,7 +425,7 @@ def routes(context: Context, questions: Questions, accounts: Literal["off", "clo
             public=True,
         ),
         get("/api/me", WhoAmI, {"context": context}, summary="Who the credentials are of", answers={200: Me}),
-        Route("/api/messages", Messages, asking, {"get": page, "post": say}),
+        Route("/api/messages", Messages, posting, {"get": page, "post": say}),
         get(
             "/api/conversations",
             ConversationsOfMine,

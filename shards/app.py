@@ -2,23 +2,20 @@
 
 import asyncio
 import random
-import resource
 import secrets
-import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from hubbub.buckets import Buckets
 from hubbub.bus import batch
 from hubbub.bus.link import Link
 from hubbub.bus.zeromq import BusConfigurationError, Peer, load_curve
@@ -32,7 +29,6 @@ from shards import accounts, admin, api, described
 from shards.access import AccessList, Changes, Follower
 from shards.auth import Authenticator, Claims
 from shards.connection import Ticker, flush
-from shards.entrance import Entrance, share
 from shards.handshake import socket_route
 from shards.http import SERVER_OPTIONS, Context, log_request
 from shards.hub import DRAIN_SECONDS, Hub
@@ -41,7 +37,6 @@ from shards.keys import KeyRing, read_keys, secret_keys
 from shards.passwords import Passwords
 from shards.proxies import networks
 from shards.questions import Questions
-from shards.server import GuardedServer
 from shards.static import page_route
 
 _TICK = 0.1
@@ -72,12 +67,9 @@ class ShardApp(Collector):
             authenticator = self._authenticator(secret)
         except (BusConfigurationError, FileError, ValueError) as exc:
             raise LifecycleError(str(exc)) from exc
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        callers, sessions = share(sys.maxsize if files == resource.RLIM_INFINITY else files, settings.limits)
-        self._entrance = Entrance(callers)
         self.hub = hub = Hub(
             name=f"{settings.name}.{secrets.token_hex(6)}",
-            limits=msgspec.structs.replace(settings.limits, sessions=sessions),
+            limits=settings.limits,
             verify=authenticator.verify,
             wall=time.time,
             rng=random.Random(),  # noqa: S311 spreads reconnects, keeps no secret
@@ -109,12 +101,9 @@ class ShardApp(Collector):
             log=self._log,
             trusted_proxies=networks(settings.trusted_proxies),
             access_loaded=lambda: self.access.loaded,
-            requests=Buckets(settings.limits.rate, settings.limits.burst),
         )
         glance = admin.Glance(partial(merged, settings.run_dir), partial(read_talkers, settings.run_dir))
-        people = accounts.Accounts(
-            settings=settings, secret=secret, passwords=self.passwords, questions=self._questions, access=self.access
-        )
+        people = accounts.Accounts.of(settings, secret, self.passwords, self._questions)
         application = Application(
             [
                 socket_route(context),
@@ -124,7 +113,7 @@ class ShardApp(Collector):
             ],
             log_function=partial(log_request, self._log),
         )
-        self._server = GuardedServer(application, entrance=self._entrance, clock=self._loop.time, **SERVER_OPTIONS)
+        self._server = HTTPServer(application, **SERVER_OPTIONS)
         self._listening = False
         self._later = False
         self._ready = asyncio.Event()
@@ -133,13 +122,9 @@ class ShardApp(Collector):
 
     async def tick(self) -> None:
         """What is due by the clock; for ever."""
-        swept = 0.0
         while True:
             now = self._loop.time()
             self.hub.tick(now)
-            if now - swept >= 1.0:
-                swept = now
-                self._server.tick()
             if self.hub.ready:
                 self.follower.tick(now)
             self._ticker.wake()
@@ -199,14 +184,6 @@ class ShardApp(Collector):
         yield CounterMetricFamily("hubbub_shard_recoveries", "Holes found in slot logs", hub.positions.recoveries)
         yield CounterMetricFamily("hubbub_shard_resets", "Times that all sessions had to sync", hub.resets)
         yield CounterMetricFamily("hubbub_bus_reconnects", "Links to the broker after the first", self.peer.reconnects)
-        yield CounterMetricFamily("hubbub_bus_malformed", "Batches that could not be read", self.peer.link.malformed)
-        yield GaugeMetricFamily("hubbub_shard_http_connections", "Connections that are no session", len(self._entrance))
-        yield CounterMetricFamily(
-            "hubbub_shard_http_displaced", "HTTP connections closed to make room for others", self._entrance.displaced
-        )
-        yield CounterMetricFamily(
-            "hubbub_shard_http_expired", "HTTP connections that took too long", self._entrance.expired
-        )
         unsent = sum(session.unsent for session in hub.sessions)
         yield GaugeMetricFamily("hubbub_shard_unsent_bytes", "Bytes that wait in outboxes", unsent)
         yield GaugeMetricFamily(

@@ -1,4 +1,4 @@
-"""Which users are connected to this shard and how often, told to the owners of their slots.
+"""Which users are connected to this shard, told to the owners of their slots.
 
 Changes go out as numbered steps and are never waited for: each second the shard renews its lease with
 the number it has reached, and an owner that missed a step (or is new) asks for the whole list.
@@ -14,35 +14,44 @@ class Attendance:
 
     def __init__(self, shard: str) -> None:
         self._shard = shard
-        self._users: list[dict[str, int]] = [{} for _ in range(SLOTS)]  # by slot: sessions of each
+        self._sessions: dict[str, int] = {}
+        self._users: list[set[str]] = [set() for _ in range(SLOTS)]
         self._versions = [0] * SLOTS
-        self._changes: dict[int, set[str]] = {}
+        self._changes: dict[int, dict[str, bool]] = {}
         self._renewed = 0.0
 
     def __len__(self) -> int:
-        return sum(len(users) for users in self._users)
+        return len(self._sessions)
 
     def sessions(self, username: str) -> int:
         """How many sessions of *username* this shard holds."""
-        return self._users[user_slot(username)].get(username, 0)
+        return self._sessions.get(username, 0)
 
     def joined(self, username: str) -> None:
         """A session of *username* opened."""
-        self._change(username, 1)
+        count = self._sessions.get(username, 0)
+        self._sessions[username] = count + 1
+        if count == 0:
+            self._change(username, True)
 
     def left(self, username: str) -> None:
         """A session of *username* ended."""
-        self._change(username, -1)
+        count = self._sessions[username] - 1
+        if count:
+            self._sessions[username] = count
+        else:
+            del self._sessions[username]
+            self._change(username, False)
 
     def flush(self) -> list[tuple[int, Request]]:
         """The steps since the last call."""
         changes, self._changes = self._changes, {}
         steps: list[tuple[int, Request]] = []
-        for slot, changed in changes.items():
+        for slot, users in changes.items():
             self._versions[slot] += 1
-            users = self._users[slot]
-            sessions = {user: users.get(user, 0) for user in sorted(changed)}
-            steps.append((slot, Attend(self._shard, slot, self._versions[slot], sessions, False)))
+            joined = [user for user, there in users.items() if there]
+            left = [user for user, there in users.items() if not there]
+            steps.append((slot, Attend(self._shard, slot, self._versions[slot], joined, left, False)))
         return steps
 
     def tick(self, now: float) -> list[tuple[int, Request]]:
@@ -51,7 +60,7 @@ class Attendance:
             return []
         self._renewed = now
         return [
-            (slot, Attend(self._shard, slot, self._versions[slot], {}, False))
+            (slot, Attend(self._shard, slot, self._versions[slot], [], [], False))
             for slot in range(SLOTS)
             if self._users[slot]
         ]
@@ -60,14 +69,12 @@ class Attendance:
         """Everybody in *slot*, for an owner that asked or is new. Includes changes not yet flushed."""
         if self._changes.pop(slot, None) is not None:
             self._versions[slot] += 1
-        return slot, Attend(self._shard, slot, self._versions[slot], dict(self._users[slot]), True)
+        return slot, Attend(self._shard, slot, self._versions[slot], sorted(self._users[slot]), [], True)
 
-    def _change(self, username: str, step: int) -> None:
+    def _change(self, username: str, there: bool) -> None:
         slot = user_slot(username)
-        users = self._users[slot]
-        count = users.get(username, 0) + step
-        if count:
-            users[username] = count
+        if there:
+            self._users[slot].add(username)
         else:
-            del users[username]
-        self._changes.setdefault(slot, set()).add(username)
+            self._users[slot].discard(username)
+        self._changes.setdefault(slot, {})[username] = there

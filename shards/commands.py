@@ -20,7 +20,6 @@ from shards.requests import Outcome, Pending, Requests
 from shards.session import Session, Stage
 from shards.talkers import Talkers
 from shards.topics import Topics
-from shards.watchers import Watchers
 
 # A typing notice of a session is passed on at most this often (seconds).
 _TYPING_EVERY = 1.0
@@ -55,7 +54,6 @@ class Commands:
         requests: Requests,
         confirmations: Confirmations,
         catchup: CatchUp,
-        watchers: Watchers,
         signals: list[Signal],
         verify: Callable[[str], Identity],
         welcome: Callable[[Session, str | None], None],
@@ -68,7 +66,6 @@ class Commands:
         self._requests = requests
         self._confirmations = confirmations
         self._catchup = catchup
-        self._watchers = watchers
         self._signals = signals
         self._verify = verify
         self._welcome = welcome
@@ -236,7 +233,6 @@ class Commands:
 
         def say() -> None:
             command_id = UNSET if command is None else command
-            self._watchers.answered(states)
             self._outbox.say(session, messages.Presence(users=states, id=command_id))
 
         def answer(reply: Reply) -> None:

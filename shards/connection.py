@@ -199,14 +199,7 @@ class Connection:
     # --- out ----------------------------------------------------------------------------------------
 
     def write(self) -> None:
-        """Write the session's `out`. Whatever goes wrong ends this connection: others wait for their turn behind it."""
-        try:
-            self._write()
-        except Exception:
-            self._context.log.exception("a connection broke in writing", session=self._session.id)
-            self._wire.close(reset=True)
-
-    def _write(self) -> None:
+        """Write the session's `out`."""
         session = self._session
         out = session.out
         if self._state is not State.OPEN or not out or self._wire.closed:

@@ -33,7 +33,6 @@ class ChatSocket(Handler):
             identity = self.identify_now(offered)
         except KeyUnknown:
             return self._get_later(key, offered)
-        self.count(identity)
         self._open(key, offered, identity)
         return None
 

@@ -19,7 +19,6 @@ import msgspec
 from structlog.typing import FilteringBoundLogger
 from tornado import web
 
-from hubbub.buckets import Buckets
 from hubbub.protocol.conversation import InvalidName
 from hubbub.protocol.limits import Limits
 from hubbub.protocol.refusals import ErrorCode, Refusal
@@ -37,7 +36,8 @@ SERVER_OPTIONS: dict[str, Any] = {
     "max_header_size": 16 * 1024,  # an 8 KB token, twice over
     "max_body_size": 64 * 1024,
     "body_timeout": 10.0,
-    # How long connections may take for everything else is the entrance's business.
+    # Also how long headers may take to arrive: a client that drips them holds no socket for longer.
+    "idle_connection_timeout": 60.0,
 }
 _NOT_PAGES = "default-src 'none'; frame-ancestors 'none'"
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip")
@@ -96,7 +96,7 @@ class Context:
 
     *clock*: monotonic seconds, the hub's *now*. *wake*: to be called after any input, so that the tick's
     end writes what it caused. *access_loaded*: whether the list of accounts and revocations has come.
-    *metrics*: the text of ``/metrics``, None to have no such page. *requests*: how many a user may make.
+    *metrics*: the text of ``/metrics``, None to have no such page.
     """
 
     hub: Hub
@@ -110,7 +110,6 @@ class Context:
     log: FilteringBoundLogger
     access_loaded: Callable[[], bool]
     trusted_proxies: Sequence[Network] = ()
-    requests: Buckets = field(default_factory=lambda: Buckets(0.0, 0.0))
 
     @property
     def ready(self) -> bool:
@@ -130,7 +129,6 @@ class Handler(web.RequestHandler):
         self.set_header("Server", "Hubbub")
         self.set_header("Cache-Control", "no-store")
         self.set_header("Content-Security-Policy", _NOT_PAGES)
-        self.set_header("Cross-Origin-Resource-Policy", "same-origin")
         self.set_header("Referrer-Policy", "no-referrer")
         self.set_header("X-Content-Type-Options", "nosniff")
 
@@ -152,11 +150,9 @@ class Handler(web.RequestHandler):
     def origin_allowed(self, origin: str) -> bool:
         """Whether a page of *origin* may use this server."""
         # The browser itself says so, and no page can make it lie.
-        headers = self.request.headers
-        if headers.get("Sec-Fetch-Site") == "same-origin":
+        if self.request.headers.get("Sec-Fetch-Site") == "same-origin":
             return True
-        proto = headers.get("X-Forwarded-Proto", "")
-        return origin_allowed(origin, proto, headers.get("Host", ""), self.context.allowed_origins)
+        return origin_allowed(origin, self.request.headers.get("Host", ""), self.context.allowed_origins)
 
     def options(self, *args: str) -> None:
         """What a browser asks before a page of another origin may do something (CORS preflight)."""
@@ -198,19 +194,10 @@ class Handler(web.RequestHandler):
     async def identify(self, offered: Sequence[str] = ()) -> Identity:
         """Who asks; waits a bounded time for a key that is not known yet. Raises `Refusal`."""
         try:
-            identity = self.identify_now(offered)
+            return self.identify_now(offered)
         except KeyUnknown:
             await self.context.authenticator.key_arrived()
-            identity = self.identify_now(offered)
-        self.count(identity)
-        return identity
-
-    def count(self, identity: Identity) -> None:
-        """One more request of that user; those over HTTP have the rate of a session. Raises `Refusal`."""
-        wait = self.context.requests.take(identity.username, self.context.clock())
-        if wait:
-            text = f"more than {self.context.limits.rate:g} requests a second"
-            raise Refusal(ErrorCode.RATE_LIMITED, text, retry_after_ms=int(wait * 1000) + 1)
+            return self.identify_now(offered)
 
     def query(self, kind: type[S]) -> S:
         """The query as a struct; credentials are for `identify`. Raises `Refusal`."""
@@ -341,17 +328,13 @@ class Nothing(Handler):
         raise web.HTTPError(404)
 
 
-def origin_allowed(origin: str, proto: str, host: str, allowed: Sequence[str]) -> bool:
-    """Whether a page of *origin* may use *host*: its own server's pages may, and those in *allowed*.
-
-    *proto*: how the client reached the proxy, if one says so. Nobody is let in for it, so it may be anybody's word.
-    """
+def origin_allowed(origin: str, host: str, allowed: Sequence[str]) -> bool:
+    """Whether a page of *origin* may use *host*: its own server's pages may, and those in *allowed*."""
     origin = origin.lower()
     try:
-        scheme, netloc, *rest = urlsplit(origin)
+        same = urlsplit(origin).netloc == host.lower()
     except ValueError:
         return False
-    same = scheme in ((proto.lower(),) if proto else ("http", "https")) and netloc == host.lower() and not any(rest)
     return (same and bool(host)) or "*" in allowed or origin in allowed
 
 

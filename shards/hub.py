@@ -14,7 +14,7 @@ from msgspec import UNSET
 from hubbub.bus.interface import Bus
 from hubbub.bus.log import Positions
 from hubbub.protocol import messages
-from hubbub.protocol.conversation import LOBBY_TOPIC, PRESENCE_TOPIC, InvalidName, user_topic
+from hubbub.protocol.conversation import LOBBY_TOPIC, InvalidName, user_topic
 from hubbub.protocol.internal import (
     AttendAgain,
     Known,
@@ -27,7 +27,6 @@ from hubbub.protocol.internal import (
     Send,
     Signal,
     Steps,
-    TooMany,
     trace_of,
 )
 from hubbub.protocol.limits import Limits
@@ -39,12 +38,10 @@ from shards.catchup import CatchUp
 from shards.commands import Commands, Identity, refusal_of
 from shards.confirm import Confirmations
 from shards.outbox import Outbox
-from shards.proxies import crowd_of
 from shards.requests import Answer, Outcome, Pending, Requests
 from shards.session import Session, Stage
 from shards.talkers import Talkers
 from shards.topics import Topics
-from shards.watchers import Watchers
 
 if TYPE_CHECKING:
     from random import Random
@@ -55,21 +52,11 @@ DRAIN_SLICE = 250
 # How long a drain waits for acknowledgements of what was taken.
 DRAIN_SECONDS = 10.0
 RECONNECT = messages.ReconnectTimes(min_ms=200, max_ms=10_000)
-# Those who are sent away come back to shards that have others to serve. A reconnect with its sync takes about a
-# millisecond of a core, so half a core's worth of them a second; but nobody is left alone for longer than a minute.
-RECONNECTS_PER_SECOND = 500
-RESTART_SPREAD_MS = (2_000, 60_000)
+RESTART_SPREAD_MS = 2_000
 HEARTBEAT = b"h"
-# What a store may say of the first copy of a send and not of the next.
-_OF_ONE_COPY = (ErrorCode.OVERLOADED.name, ErrorCode.RATE_LIMITED.name)
+_OVERLOADED = ErrorCode.OVERLOADED.name
 # The longest that a request waits for others to go with it.
 COALESCE = 0.001
-
-
-def spread_ms(sessions: int) -> int:
-    """The milliseconds over which so many clients are told to come back."""
-    least, most = RESTART_SPREAD_MS
-    return min(max(least, sessions * 1000 // RECONNECTS_PER_SECOND), most)
 
 
 def iso(wall: float) -> str:
@@ -115,16 +102,13 @@ class Hub:
         self._take_in = self._apply if steps is None else self._apply_and_tell
         self._signals: list[Signal] = []
         self._ids = 0
-        self._addresses: dict[str, int] = {}  # sessions by whom they count for, see `crowd_of`
         self._wheel: list[dict[Session, None]] = [{} for _ in range(PING_EVERY)]
         self._turned = 0.0
         self._requested = 0.0
         self._spoke = 0
         self._drain_until = 0.0
-        self._spread = spread_ms(0)
         self.confirmations = Confirmations(self.outbox, self.pending)
         self._catchup = CatchUp(self.outbox, self.topics, self.positions, self.pending, self.confirmations)
-        self._watchers = Watchers(self.outbox, self.pending, self.topics.index)
         self._commands = Commands(
             limits=limits,
             outbox=self.outbox,
@@ -132,7 +116,6 @@ class Hub:
             requests=self.pending,
             confirmations=self.confirmations,
             catchup=self._catchup,
-            watchers=self._watchers,
             signals=self._signals,
             verify=verify,
             welcome=self._welcome,
@@ -184,10 +167,6 @@ class Hub:
         if self.attendance.sessions(username) >= self.limits.sessions_per_user:
             bound = self.limits.sessions_per_user
             raise Refusal(ErrorCode.RATE_LIMITED, f"{bound} connections of this user are open", retry_after_ms=5000)
-        crowd = crowd_of(remote)
-        if crowd is not None and self._addresses.get(crowd, 0) >= self.limits.sessions_per_address:
-            bound = self.limits.sessions_per_address
-            raise Refusal(ErrorCode.RATE_LIMITED, f"{bound} connections of your address are open", retry_after_ms=5000)
         self._ids += 1
         session = Session(
             f"{self.name}-{self._ids}",
@@ -200,8 +179,6 @@ class Hub:
             proof=proof,
         )
         self.sessions[session] = None
-        if crowd is not None:
-            self._addresses[crowd] = self._addresses.get(crowd, 0) + 1
         self.attendance.joined(username)
         session.spoke = self._ids % PING_EVERY
         self._wheel[session.spoke][session] = None
@@ -255,11 +232,6 @@ class Hub:
         self.confirmations.forget(session)
         self._catchup.forget(session)
         self.attendance.left(session.username)
-        crowd = crowd_of(session.remote)
-        if crowd is not None:
-            self._addresses[crowd] -= 1
-            if not self._addresses[crowd]:
-                del self._addresses[crowd]
         self._wheel[session.spoke].pop(session, None)
 
     def ask(self, factory: Callable[[int], Request], slot: int, answer: Answer, now: float) -> None:
@@ -322,17 +294,15 @@ class Hub:
             for topics, event in self.positions.accept(part, now):
                 self._take_in(topics, event)
             if self.positions.resets:
-                self._follow_up(now)  # at once: nobody is shown what comes behind the gap
-        self._follow_up(now)
+                self._follow_up()  # at once: nobody is shown what comes behind the gap
+        self._follow_up()
 
     def replies(self, replies: list[Reply], now: float) -> None:
         """See `Handler.replies`."""
         for reply in replies:
             if isinstance(reply, AttendAgain):
                 self.pending.out.append(self.attendance.full(reply.slot))
-            elif isinstance(reply, TooMany):
-                self._thin_out(reply)
-            elif isinstance(reply, Refused) and reply.code in _OF_ONE_COPY and self.pending.repeated(reply.no):
+            elif isinstance(reply, Refused) and reply.code == _OVERLOADED and self.pending.repeated(reply.no):
                 pass  # said of the first copy; the second may be stored by now
             else:
                 pending = self.pending.answered(reply.no)
@@ -344,8 +314,6 @@ class Hub:
         for signal in signals:
             listeners = self.topics.index.get(signal.topic)
             if listeners:
-                if signal.topic.startswith(PRESENCE_TOPIC):
-                    self._watchers.heard(signal)
                 frame = frames.text(signal.payload)
                 for session in listeners:
                     self.outbox.droppable(session, frame)
@@ -358,12 +326,11 @@ class Hub:
     def tick(self, now: float) -> None:
         """Ten times a second: what is due by the clock."""
         self.positions.tick(now)
-        self._follow_up(now)
+        self._follow_up()
         for pending, refused in self.pending.tick(now):
             self._answer(pending, refused)
         self.confirmations.tick(now)
         self._catchup.tick(now)
-        self._watchers.tick(now)
         self.pending.out += self.attendance.tick(now)
         if now - self._turned >= 1.0:
             self._turned = now
@@ -399,7 +366,6 @@ class Hub:
     def drain(self, now: float) -> None:
         """Take nothing new, finish the sends that were taken, then close everybody in slices."""
         self.draining = True
-        self._spread = spread_ms(len(self.sessions))
         self._drain_until = now + DRAIN_SECONDS
 
     def _coalesce(self, now: float) -> float:
@@ -530,17 +496,7 @@ class Hub:
         )
         self.outbox.in_order(session, frames.text(messages.encode_event(ack)))
 
-    def _thin_out(self, crowd: TooMany) -> None:
-        """The newest first: who has been here for long is less likely to be the flood."""
-        left = crowd.sessions
-        for session in reversed(self.sessions):
-            if not left:
-                return
-            if session.username == crowd.username and session.closing is None:
-                self.outbox.close(session, CloseCode.TOO_MANY_CONNECTIONS)
-                left -= 1
-
-    def _follow_up(self, now: float) -> None:
+    def _follow_up(self) -> None:
         positions = self.positions
         if positions.asks:
             self.pending.out += [(slot, Replay(slot, after)) for slot, after in positions.asks]
@@ -548,14 +504,12 @@ class Hub:
         if positions.new_terms:
             self.pending.repeat(positions.new_terms)
             self.pending.out += [self.attendance.full(slot) for slot in positions.new_terms]
-            self._watchers.new_owner(positions.new_terms, now)
             positions.new_terms.clear()
         if positions.resets:
             positions.resets.clear()
             self.resets += 1
-            spread = spread_ms(len(self.sessions))
             for session in self.sessions:
-                wait = self._rng.randrange(spread)
+                wait = self._rng.randrange(RESTART_SPREAD_MS)
                 self.outbox.close(session, CloseCode.MISSED_TOO_MUCH, wait)
 
     def _turn(self, now: float) -> None:
@@ -563,11 +517,13 @@ class Hub:
         wall = self._wall()
         self._spoke = (self._spoke + 1) % PING_EVERY
         for session in self._wheel[self._spoke]:
-            if session.pinged_at > session.heard:
-                self.outbox.close(session, CloseCode.NO_PONG)
-            elif now - session.heard >= PING_EVERY:
-                session.pinged_at = now
+            if now - session.heard < PING_EVERY:
+                session.pinged = False
+            elif not session.pinged:
+                session.pinged = True
                 self.outbox.write(session, frames.ping(HEARTBEAT))
+            else:
+                self.outbox.close(session, CloseCode.NO_PONG)
         for session in self.sessions:
             if session.expires_at is not None and session.expires_at <= wall:
                 self.outbox.close(session, CloseCode.TOKEN_EXPIRED)
@@ -578,7 +534,7 @@ class Hub:
         slices = DRAIN_SLICE
         for session in self.sessions:
             if session.stage is not Stage.CLOSED:
-                self.outbox.close(session, CloseCode.RESTARTING, self._rng.randrange(self._spread))
+                self.outbox.close(session, CloseCode.RESTARTING, self._rng.randrange(RESTART_SPREAD_MS))
                 slices -= 1
                 if not slices:
                     break

@@ -16,7 +16,7 @@ from shards.http import Context, Operation, Route
 _REF = "#/components/schemas/{name}"
 # What every operation may answer, beside its own: by who asks.
 _ALWAYS = (400, 500, 503)
-_WITH_CREDENTIALS = (401, 429)
+_WITH_CREDENTIALS = (401,)
 _WITH_BODY = (403, 413, 415)
 _SECURITY: list[dict[str, list[str]]] = [{"token": []}, {"guest": []}]
 

@@ -30,28 +30,6 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Ne
     return address
 
 
-def neighbourhood(address: str) -> str:
-    """What counts as one address: an IPv6 host has a whole /64 to choose from."""
-    try:
-        ip = ip_address(address)
-    except ValueError:
-        return address
-    mapped = getattr(ip, "ipv4_mapped", None)
-    if mapped is not None:
-        return str(mapped)
-    return str(ip) if ip.version == 4 else str(ip_network((int(ip) >> 64 << 64, 64)))
-
-
-def crowd_of(address: str) -> str | None:
-    """Whom a connection from *address* counts for; None on this machine, where proxies and tools stand for many."""
-    try:
-        ip = ip_address(address)
-    except ValueError:
-        return None
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return None if (mapped or ip).is_loopback else neighbourhood(address)
-
-
 def _is_trusted(address: str, trusted: Sequence[Network]) -> bool:
     try:
         ip = ip_address(address)

@@ -8,7 +8,7 @@ seconds; at ten seconds the asker is told that the outcome is unknown.
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from hubbub.protocol.internal import FindAccount, Known, LogEvent, Refused, Reply, Request, Send
+from hubbub.protocol.internal import Known, LogEvent, Refused, Reply, Request, Send
 from hubbub.protocol.limits import GIVE_UP_AFTER, RESEND_AFTER
 from hubbub.protocol.refusals import ErrorCode
 from shards.session import Session
@@ -125,6 +125,6 @@ class Requests:
 
     def _again(self, pending: Pending) -> None:
         self.resent += 1
-        if isinstance(pending.request, Send | FindAccount):
+        if type(pending.request) is Send:
             pending.request.resent = True
         self.out.append((pending.slot, pending.request))

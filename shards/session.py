@@ -1,7 +1,6 @@
 """One connection as the shard's core sees it."""
 
 from enum import Enum
-from math import inf
 from typing import Any
 
 from hubbub.protocol.limits import Limits
@@ -50,7 +49,7 @@ class Session:
         "opened_at",
         "out",
         "own",
-        "pinged_at",
+        "pinged",
         "proof",
         "read_id",
         "refused",
@@ -98,7 +97,7 @@ class Session:
         self.watching: TopicSet = ()
         self.opened_at = now
         self.heard = now
-        self.pinged_at = -inf
+        self.pinged = False
         self.typing_at = 0.0
         # Token bucket
         self.tokens = float(limits.burst)

@@ -48,12 +48,9 @@ class Files:
 
     def find(self, path: str) -> _File | None:
         """The file at *path* below the root; None for what is not there or is no part of a page."""
-        path = path or "index.html"
-        place = self._root / path
+        place = self._root / (path or "index.html")
         kind = place.suffix
-        # One spelling for each file: others (`/./app.js`, `/app.js/`) would each be kept in memory.
-        found = place.resolve() if kind in _TYPES and "\0" not in path else None
-        if found is None or not found.is_relative_to(self._root) or found.relative_to(self._root).as_posix() != path:
+        if kind not in _TYPES or "\0" in path or not place.resolve().is_relative_to(self._root):
             return None
         try:
             status = place.stat()

@@ -20,7 +20,7 @@ _RESET = struct.pack("ii", 1, 0)
 class Wire:
     """A non-blocking socket. *on_data* is called with what arrives, *on_lost* once, with the error or None."""
 
-    __slots__ = ("_broken", "_loop", "_on_data", "_on_lost", "_socket", "_writing")
+    __slots__ = ("_loop", "_on_data", "_on_lost", "_socket", "_writing")
 
     def __init__(self, sock: socket.socket) -> None:
         self._loop = asyncio.get_running_loop()
@@ -28,7 +28,6 @@ class Wire:
         self._on_data: Callable[[bytes], None] | None = None
         self._on_lost: Callable[[OSError | None], None] | None = None
         self._writing = False
-        self._broken = False  # a write has failed, and `on_lost` is about to be called
 
     @property
     def closed(self) -> bool:
@@ -45,22 +44,19 @@ class Wire:
     def send(self, data: bytes) -> int:
         """Write what the kernel takes of *data* now; the number of bytes. A broken connection takes nothing, and
         `on_lost` is called later."""
-        if self._socket is None or self._broken:
+        if self._socket is None:
             return 0
         try:
             return self._socket.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as exc:
-            self._broken = True
             self._loop.call_soon(self._lose, exc)
             return 0
 
     def when_writable(self, callback: Callable[[], None]) -> None:
         """Call *callback* once, when the kernel takes more."""
-        # A broken connection never takes more. And of a peer that spoke and reset at once uvloop has given us the
-        # words, closed its watch for the reset, and raises `RuntimeError` when it is asked to watch again.
-        if self._socket is None or self._broken:
+        if self._socket is None:
             return
         self._writing = True
 

@@ -4,14 +4,14 @@ import os
 from functools import partial
 
 from hubbub.runtime import lifecycle, logs
-from hubbub.settings import SettingsError, from_environ, store_index
+from hubbub.settings import SettingsError, from_environ
 from store.app import open_store
 
 
 def main() -> None:
     """Settings, app, life."""
     try:
-        settings = from_environ(os.environ).store(store_index(os.environ))
+        settings = from_environ(os.environ).store()
     except SettingsError as exc:
         lifecycle.refuse_to_start(str(exc))
     logs.configure(settings.name, level=settings.log_level, format=settings.log_format)

@@ -18,7 +18,6 @@ from hubbub.runtime.tracing import Stretch, follow
 from hubbub.settings import StoreSettings
 from store.core import Store
 from store.cursorwriter import CursorWriter
-from store.highwater import HighWater
 from store.reader import Reader
 from store.writer import Writer
 
@@ -54,13 +53,7 @@ class StoreApp(Collector):
         )
         url = settings.database_url
         self.writer = Writer(
-            url,
-            list(settings.slots),
-            self.core,
-            committed=HighWater(settings.run_dir / "committed"),
-            flush=self.core.flush,
-            observe=self._observe,
-            log=self._log,
+            url, list(settings.slots), self.core, flush=self.core.flush, observe=self._observe, log=self._log
         )
         self.reader = Reader(url, self.core, flush=self.core.flush, log=self._log)
         self.cursor_writer = CursorWriter(url, self.core, flush=self.core.flush, log=self._log)
@@ -104,7 +97,6 @@ class StoreApp(Collector):
         yield GaugeMetricFamily("hubbub_store_slots", "Slots owned", len(core.sequencer.terms))
         yield GaugeMetricFamily("hubbub_store_users_online", "Users online in the owned slots", len(core.presence))
         yield CounterMetricFamily("hubbub_bus_reconnects", "Links to the broker after the first", self.peer.reconnects)
-        yield CounterMetricFamily("hubbub_bus_malformed", "Batches that could not be read", self.peer.link.malformed)
 
     def _observe(self, rows: int, seconds: float) -> None:
         self._commit_seconds.observe(seconds)

@@ -5,7 +5,7 @@ by `answer`. `flush` passes on what a tick produced.
 """
 
 from hubbub.bus.interface import Bus
-from hubbub.protocol.conversation import SLOTS, split_id, user_slot
+from hubbub.protocol.conversation import split_id, user_slot
 from hubbub.protocol.internal import (
     AddAccount,
     Attend,
@@ -21,7 +21,6 @@ from hubbub.protocol.internal import (
     Range,
     ReadAccess,
     ReadHistory,
-    Refused,
     Replay,
     Reply,
     Request,
@@ -37,11 +36,9 @@ from hubbub.protocol.internal import (
     trace_of,
 )
 from hubbub.protocol.limits import WATERMARK_EVERY, Limits
-from hubbub.protocol.refusals import ErrorCode
 from store.cursors import CursorBatch, Cursors, receipts
 from store.events import Row, entry_of_row
 from store.presence import Attendance
-from store.quotas import Quotas
 from store.sequencer import Batch, Sequencer, StoredRow
 
 Lookup = (
@@ -65,8 +62,7 @@ class Store:
 
     def __init__(self, limits: Limits, steps: Steps | None = None) -> None:
         self.sequencer = Sequencer(queue_max=limits.store_queue, batch_max=limits.batch)
-        self.presence = Attendance(limits.sessions_per_user)
-        self.quotas = Quotas(limits)
+        self.presence = Attendance()
         self.cursors = Cursors()
         self.reads: list[tuple[bytes, Read]] = []
         self.stored_messages = 0
@@ -101,10 +97,6 @@ class Store:
     def requests(self, peer: bytes, requests: list[Request], now: float) -> None:
         """See `Handler.requests`."""
         for request in requests:
-            refused = self.quotas.refusal(request, now)
-            if refused is not None:
-                self._replies.append((peer, refused))
-                continue
             match request:
                 case Send():
                     if self._steps is not None:
@@ -114,7 +106,7 @@ class Store:
                     self.cursors.offer(peer, request)
                 case Attend():
                     if self.sequencer.owns(request.slot):
-                        again = self.presence.attend(peer, request, now)
+                        again = self.presence.attend(request, now)
                         if again is not None:
                             self._replies.append((peer, again))
                 case WhoIsOnline():
@@ -123,9 +115,6 @@ class Store:
                         self._replies.append((peer, Online(request.no, users)))
                 case Replay():
                     self._replay(peer, request)
-                case Sync() | Backlog() if len(request.positions) != SLOTS:
-                    text = f"a read has {SLOTS} positions, not {len(request.positions)}"
-                    self._replies.append((peer, Refused(request.no, ErrorCode.BAD_REQUEST.name, text, "no")))
                 case _:
                     # A read that finds the queue full is dropped; its shard asks again.
                     if len(self.reads) < self._reads_max:
@@ -199,7 +188,6 @@ class Store:
     def tick(self, now: float) -> None:
         """Ten times a second."""
         self._signals += self.presence.tick(now)
-        self._replies += self.presence.crowds(now)
         if now - self._marked >= WATERMARK_EVERY:
             self._marked = now
             self._ranges += self.sequencer.watermarks()

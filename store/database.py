@@ -97,7 +97,7 @@ async def migrate(conn: Connection) -> list[str]:
             if number in done:
                 continue
             async with conn.transaction():
-                for statement in statements_of(sql):
+                for statement in _split(sql):
                     await conn.execute(statement)
                 await conn.execute("insert into schema_migrations (number, name) values ($1, $2)", [number, name])
             applied.append(name)
@@ -107,7 +107,7 @@ async def migrate(conn: Connection) -> list[str]:
     return applied
 
 
-def statements_of(sql: str) -> list[str]:
+def _split(sql: str) -> list[str]:
     """Statements end with a semicolon at the end of a line; our migrations keep to that."""
     return [part for part in re.split(r";[ \t]*(?:\n|$)", sql) if part.strip()]
 

@@ -1,11 +1,9 @@
 """What an answer to a read covers: which events of which conversations, and what it says of them. Pure."""
 
-from collections.abc import Iterable
-
 import msgspec
 
 from hubbub.protocol.internal import BacklogPage, ConversationPage, Cursor, HistoryRows, ReadHistory, SyncPage
-from hubbub.protocol.limits import HISTORY_MAX, PAGE_BYTES, PAGE_EVENTS
+from hubbub.protocol.limits import HISTORY_MAX, PAGE_EVENTS
 from store.events import Row, payload_of_row
 
 # Events of one conversation in one page of a backlog.
@@ -68,72 +66,38 @@ def plan_backlog(after: dict[str, int], conversations: list[Conversation], first
 
 
 def sync_page(no: int, conversations: list[Conversation], parts: list[Part], rows: dict[int, list[Row]]) -> SyncPage:
-    """The answer to a sync. Events that a part names and the table lacks do not exist.
-
-    Each conversation has its share of the bytes, and what those before it left of theirs; what does not fit is older
-    and reported as truncated.
-    """
+    """The answer to a sync. Events that a part names and the table lacks do not exist."""
     pages: list[ConversationPage] = []
-    share = PAGE_BYTES // max(1, sum(part.i in rows for part in parts))
-    left = 0
     for one, part in zip(conversations, parts, strict=True):
         events = rows.get(part.i, [])
-        payloads, left = _fit(
-            reversed(events), left + share if events else left, first=not any(p.events for p in pages)
-        )
-        kept = events[len(events) - len(payloads) :]
-        whole = len(kept) == len(events) and _is_whole(part, events)
+        whole = len(events) < part.count or part.upto - part.after <= part.count
         if whole:
             start = part.after
         else:
-            start = kept[0].seq - 1 if kept else part.upto
-        pages.append(_page(one, start, part.upto, payloads[::-1], truncated=not whole))
+            start = events[0].seq - 1 if events else part.upto
+        pages.append(_page(one, start, part.upto, events, truncated=not whole))
     return SyncPage(no, pages)
 
 
 def backlog_page(
     no: int, conversations: list[Conversation], parts: list[Part], rows: dict[int, list[Row]]
 ) -> BacklogPage:
-    """The answer to a backlog; conversations with nothing to tell are left out, what does not fit comes next."""
+    """The answer to a backlog; conversations with nothing to tell are left out."""
     pages: list[ConversationPage] = []
     more = False
-    left = PAGE_BYTES
-    empty = True
     for one, part in zip(conversations, parts, strict=True):
         if part.after == part.upto:
             continue
         events = rows.get(part.i, [])
-        payloads, left = _fit(events, left, first=empty)
-        empty = empty and not payloads
-        whole = len(payloads) == len(events) and _is_whole(part, events)
-        end = part.upto if whole else (events[len(payloads) - 1].seq if payloads else part.after)
+        whole = len(events) < part.count or part.upto - part.after <= part.count
+        end = part.upto if whole else (events[-1].seq if events else part.after)
         more = more or not whole
         if end > part.after:
-            pages.append(_page(one, part.after, end, payloads, truncated=False))
+            pages.append(_page(one, part.after, end, events, truncated=False))
     return BacklogPage(no, pages, more)
 
 
-def _is_whole(part: Part, events: list[Row]) -> bool:
-    """Whether all of the part's range was read."""
-    return len(events) < part.count or part.upto - part.after <= part.count
-
-
-def _fit(rows: Iterable[Row], left: int, *, first: bool) -> tuple[list[bytes], int]:
-    """As many of *rows* as fit into so many bytes, as clients read them, and the bytes that are left.
-
-    *first*: nothing is in the answer yet, so one event fits, however large: or nobody would ever get it.
-    """
-    payloads: list[bytes] = []
-    for row in rows:
-        payload = payload_of_row(row)
-        if len(payload) > left and (payloads or not first):
-            break
-        payloads.append(payload)
-        left -= len(payload)
-    return payloads, max(0, left)
-
-
-def _page(one: Conversation, start: int, end: int, payloads: list[bytes], *, truncated: bool) -> ConversationPage:
+def _page(one: Conversation, start: int, end: int, events: list[Row], *, truncated: bool) -> ConversationPage:
     other = None if one.other is None else Cursor(one.other, "", one.other_delivered or 0, one.other_read or 0)
     return ConversationPage(
         one.conversation,
@@ -144,7 +108,7 @@ def _page(one: Conversation, start: int, end: int, payloads: list[bytes], *, tru
         one.read_seq,
         one.unread,
         truncated,
-        payloads,
+        [payload_of_row(row) for row in events],
         other,
     )
 

@@ -1,7 +1,7 @@
 """Answers reads on connections of their own, so that no read delays a write; many questions in one query."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -9,7 +9,6 @@ import psycopg
 
 from hubbub.protocol.conversation import LOBBY, event_id, slot_of
 from hubbub.protocol.internal import AddAccount, Backlog, ReadHistory, Replay, Sync
-from hubbub.protocol.limits import PAGE_EVENTS
 from store import pages
 from store.core import Lookup, Read, Store
 from store.database import READER_OPTIONS, STATEMENTS, Connection, connect
@@ -19,9 +18,6 @@ from store.pages import Conversation, Part
 
 # Syncs and backlogs answered by one query: a mass reconnect comes as a few dozen queries.
 GROUP = 64
-# Events read by one query and passed on together: one page's worth, unless a single answer wants as many. Large answers
-# to many would otherwise be one message of hundreds of megabytes, behind which everything else waits in the broker.
-GROUP_EVENTS = PAGE_EVENTS
 REPLAY_ROWS = 1_000
 LOBBY_MET_MAX = 500_000
 
@@ -66,11 +62,10 @@ class Table(Protocol):
 
 
 class Answers:
-    """Turns reads into answers by way of a `Table`; *flush* passes on what has been answered."""
+    """Turns reads into answers by way of a `Table`."""
 
-    def __init__(self, core: Store, flush: Callable[[], None]) -> None:
+    def __init__(self, core: Store) -> None:
         self._core = core
-        self._flush = flush
         self._met: set[str] = set()
 
     async def group(self, table: Table, reads: Sequence[tuple[bytes, Sync | Backlog]]) -> None:
@@ -90,23 +85,24 @@ class Answers:
             [Question(i, read.username, read.positions) for i, (_, read) in enumerate(reads)]
         ):
             found[one.i].append(one)
+        newest: list[Part] = []
+        oldest: list[Part] = []
         planned: list[list[Part]] = []
-        number = 0
         for (_, read), conversations in zip(reads, found, strict=True):
             if isinstance(read, Sync):
-                planned.append(pages.plan_sync(read.have, conversations, number))
+                parts = pages.plan_sync(read.have, conversations, len(newest))
+                newest += parts
             else:
-                planned.append(pages.plan_backlog(read.after, conversations, number))
-            number += len(conversations)
-        for portion in portions(planned, GROUP_EVENTS):
-            syncs = [part for i in portion if isinstance(reads[i][1], Sync) for part in planned[i]]
-            backlogs = [part for i in portion if isinstance(reads[i][1], Backlog) for part in planned[i]]
-            rows = {**await self._rows(table.newest, syncs), **await self._rows(table.oldest, backlogs)}
-            for i in portion:
-                peer, read = reads[i]
-                page = pages.sync_page if isinstance(read, Sync) else pages.backlog_page
-                self._core.answer(peer, page(read.no, found[i], planned[i], rows))
-            self._flush()
+                parts = pages.plan_backlog(read.after, conversations, len(oldest))
+                oldest += parts
+            planned.append(parts)
+        new_rows = await self._rows(table.newest, newest)
+        old_rows = await self._rows(table.oldest, oldest)
+        for (peer, read), conversations, parts in zip(reads, found, planned, strict=True):
+            if isinstance(read, Sync):
+                self._core.answer(peer, pages.sync_page(read.no, conversations, parts, new_rows))
+            else:
+                self._core.answer(peer, pages.backlog_page(read.no, conversations, parts, old_rows))
 
     async def history(self, table: Table, peer: bytes, read: ReadHistory) -> None:
         """Answer one page of history."""
@@ -181,7 +177,7 @@ class Reader:
     def __init__(self, url: str, core: Store, *, flush: Callable[[], None], log: Any) -> None:
         self._url = url
         self._core = core
-        self._answers = Answers(core, flush)
+        self._answers = Answers(core)
         self._flush = flush
         self._log = log
         self._arrived = asyncio.Event()
@@ -236,19 +232,6 @@ class Reader:
                     case _:
                         await self._look_up(directory, peer, read)
             self._flush()
-
-
-def portions(planned: Sequence[Sequence[Part]], most: int) -> Iterator[range]:
-    """Divide answers, each with its parts, into runs of at most so many events; one that wants more runs alone."""
-    start = total = 0
-    for i, parts in enumerate(planned):
-        count = sum(part.count for part in parts)
-        if i > start and total + count > most:
-            yield range(start, i)
-            start, total = i, 0
-        total += count
-    if planned:
-        yield range(start, len(planned))
 
 
 def take_group(

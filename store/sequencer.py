@@ -7,12 +7,11 @@ a timer). Nothing that a batch assumes is remembered before its commit has retur
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from itertools import islice
 
 import msgspec
 
-from hubbub.protocol.conversation import InvalidName, event_id, parties, slot_of
+from hubbub.protocol.conversation import event_id, slot_of
 from hubbub.protocol.internal import Entry, Known, LogEvent, Range, Refused, Reply, Send, wire_term
 from hubbub.protocol.refusals import ErrorCode
 from store.events import Extra, entry, extra_of, iso, payload_of_send
@@ -22,16 +21,6 @@ REPLAY_EVENTS = 1_000  # in one chunk of a replay
 ENDS_MAX = 100_000  # conversations whose last numbers are remembered; the table knows the others
 
 Key = tuple[str, str, str]
-
-
-@lru_cache(maxsize=8192)
-def _exists(conversation: str) -> bool:
-    """Whether it is the name of a conversation. A message in another could be committed and never be published."""
-    try:
-        parties(conversation)
-    except InvalidName:
-        return False
-    return True
 
 
 class InputRow(msgspec.Struct, frozen=True):
@@ -151,9 +140,6 @@ class Sequencer:
         slot = slot_of(send.conversation)
         if slot not in self._slots:
             return
-        if not _exists(send.conversation):
-            self._refuse(peer, send.no, ErrorCode.BAD_REQUEST, "there is no such conversation", None)
-            return
         key = (send.conversation, send.sender, send.key)
         waiting = self._by_key.get(key)
         if waiting is not None:
@@ -219,11 +205,10 @@ class Sequencer:
         """A chunk of the slot's log from memory; None where memory does not reach back so far."""
         slot = self._slots[index]
         first = slot.n - len(slot.ring)
-        after = min(after, slot.n)
         if after < first:
             return None
         entries = list(islice(slot.ring, after - first, after - first + REPLAY_EVENTS))
-        return Range(index, slot.term, after, after + len(entries), entries)
+        return Range(index, slot.term, min(after, slot.n), min(after + len(entries), slot.n), entries)
 
     def replayed(self, index: int, after: int, to: int, entries: list[Entry]) -> Range | None:
         """A chunk of the slot's log that was read from the table; None if the slot is lost meanwhile."""

@@ -24,16 +24,12 @@ from store.database import (
     is_content_error,
     migrate,
 )
-from store.highwater import HighWater
 from store.sequencer import Batch, StoredRow
 
 # The session speaks at least this often, so that only a stopped store exceeds idle_session_timeout.
 _SPEAK_EVERY = 1.0
-# How often a store that misses slots tries to lock them: what a second store adds to the pause when the first dies.
-# 64 tries take PostgreSQL 0.03 to 0.06 ms.
-_LOCK_EVERY = 0.1
-# What the operator is told to type; `new_epoch` in statements.sql says why.
-_NEW_EPOCH = "update epoch set epoch = greatest(epoch + 1, extract(epoch from now())::bigint - 1577836800)"
+# How often a store that misses slots tries to lock them.
+_LOCK_EVERY = 0.2
 _RETRY_FIRST = 0.05
 _RETRY_MAX = 0.5
 
@@ -42,14 +38,13 @@ _APPEND = STATEMENTS["append_messages"]
 
 
 class LogWentBack(Exception):
-    """The table is behind what a store here has seen committed: a restored or lossy database."""
+    """The table is behind what this store has seen committed: a restored or lossy database."""
 
 
 class Writer:
     """Owns the locking session. `run` never returns; `woken` is to be called when sends have arrived.
 
-    *committed* is what the table must not be behind. *flush* passes on what a commit produced. *observe* is told
-    ``(rows, seconds)`` of every commit.
+    *flush* passes on what a commit produced. *observe* is told ``(rows, seconds)`` of every commit.
     """
 
     def __init__(
@@ -58,7 +53,6 @@ class Writer:
         slots: list[int],
         core: Store,
         *,
-        committed: HighWater,
         flush: Callable[[], None],
         observe: Callable[[int, float], None],
         log: Any,
@@ -66,12 +60,12 @@ class Writer:
         self._url = url
         self._slots = slots
         self._core = core
-        self._committed = committed
         self._flush = flush
         self._observe = observe
         self._log = log
         self._wake = asyncio.Event()
         self._warned = False
+        self._seen: dict[int, int] = {}  # slot -> the newest n this process saw committed
         self._epoch = 0
 
     def woken(self) -> None:
@@ -95,6 +89,8 @@ class Writer:
                 self._log.error("slots_lost", error=str(exc).strip(), slots=len(self._core.sequencer.terms))
                 delay = _RETRY_MAX if isinstance(exc, (DatabaseUnfit, LogWentBack)) else _RETRY_FIRST
             finally:
+                for slot in self._core.sequencer.terms:
+                    self._seen[slot] = self._core.sequencer.last(slot)
                 self._core.lost()
                 self._flush()
                 await conn.close()
@@ -106,13 +102,18 @@ class Writer:
         await check(conn)
         for name in await migrate(conn):
             self._log.info("migrated", migration=name)
+        row = await (await conn.execute(STATEMENTS["read_epoch"])).fetchone()
+        epoch = int(row[0]) if row is not None else 0
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._seen.clear()
         missing = list(self._slots)
         tried = spoke = 0.0
         while True:
             now = time.monotonic()
             if missing and now - tried >= _LOCK_EVERY:
                 tried = spoke = now
-                taken = await self._take(conn, missing)
+                taken = await self._take(conn, missing, epoch)
                 missing = [slot for slot in missing if slot not in taken]
             batch = self._core.sequencer.batch(int(time.time() * 1000))
             if batch is not None:
@@ -126,32 +127,25 @@ class Writer:
                 await conn.execute("select 1")
             self._wake.clear()
             if not len(self._core.sequencer):
-                due = tried + _LOCK_EVERY if missing else spoke + _SPEAK_EVERY
                 try:
-                    async with asyncio.timeout(max(0.001, due - time.monotonic())):
+                    async with asyncio.timeout(_LOCK_EVERY if missing else _SPEAK_EVERY):
                         await self._wake.wait()
                 except TimeoutError:
                     pass
 
-    async def _take(self, conn: Connection, wanted: list[int]) -> set[int]:
+    async def _take(self, conn: Connection, wanted: list[int], epoch: int) -> set[int]:
         rows = await (await conn.execute(STATEMENTS["lock_slots"], [wanted])).fetchall()
         locked = [row[0] for row in rows]
         if not locked:
             return set()
-        # Not before: a store may have waited for its locks for days, and a restore have passed meanwhile.
-        row = await (await conn.execute(STATEMENTS["read_epoch"])).fetchone()
-        epoch = self._epoch = int(row[0]) if row is not None else 0
         terms: dict[int, int] = dict(await (await conn.execute(STATEMENTS["raise_terms"], [locked])).fetchall())
         numbers: dict[int, int] = dict(await (await conn.execute(STATEMENTS["last_numbers"], [locked])).fetchall())
         for slot, n in numbers.items():
-            seen = self._committed.seen(epoch, slot)
-            if n < seen:
+            if n < self._seen.get(slot, 0):
                 raise LogWentBack(
-                    f"slot {slot} ends at {n} in the table, but {seen} was committed: the database was "
-                    f"restored or failed over with loss. To go on, make a new epoch: {_NEW_EPOCH}"
+                    f"slot {slot} ends at {n} in the table, but {self._seen[slot]} was committed: the database was "
+                    "restored or failed over with loss. To go on, raise the number in its table `epoch` by one"
                 )
-        for slot, n in numbers.items():
-            self._committed.note(epoch, slot, n)
         self._core.taken(epoch, [(slot, terms[slot], numbers[slot]) for slot in locked])
         self._flush()
         self._log.info("slots_taken", slots=len(locked), epoch=epoch)
@@ -183,8 +177,6 @@ class Writer:
             raise psycopg.OperationalError("the commit came back with a warning; its outcome is unknown")
         self._observe(len(rows), time.perf_counter() - begun)
         self._core.stored(batch, rows)
-        for slot in {waiting.slot for waiting in batch.waiting}:
-            self._committed.note(self._epoch, slot, self._core.sequencer.last(slot))
 
     def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if diagnostic.severity_nonlocalized == "WARNING":

@@ -9,7 +9,7 @@ import msgspec
 
 from hubbub.protocol.internal import LogEvent, Range, Reply, Request, Send, Signal, trace_of
 
-VERSION = 2
+VERSION = 1
 
 # peer -> broker
 HELLO = b"H"  # [Hello]

@@ -8,7 +8,6 @@ so that nothing queued for the old one can reach the new one, and a hello that c
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TypeVar
 
 from hubbub.bus import batch
 from hubbub.bus.interface import Handler
@@ -18,8 +17,6 @@ PING_EVERY = 0.25
 # Eight pings without a word: the broker is dead or this process was stopped. Shorter than the broker's
 # own patience with a peer, so that usually the peer starts over first.
 SILENCE = 2.0
-
-T = TypeVar("T")
 
 
 class LinkState(Enum):
@@ -50,7 +47,6 @@ class Link:
     ) -> None:
         self.state = LinkState.BROKEN
         self.refused: str | None = None
-        self.malformed = 0  # bodies that the broker passed on and that could not be read
         self._role = role
         self._name = name
         self._handler = handler
@@ -116,24 +112,13 @@ class Link:
         elif kind == batch.RANGES:
             self._handler.ranges(batch.decode_ranges(frames[1]), now)
         elif kind == batch.REPLIES:
-            replies = self._passed_on(batch.decode_replies, frames[1])
-            self._handler.replies(replies, now)
+            self._handler.replies(batch.decode_replies(frames[1]), now)
         elif kind == batch.REQUESTS:
-            requests = self._passed_on(batch.decode_requests, frames[2])
-            self._handler.requests(frames[1], requests, now)
+            self._handler.requests(frames[1], batch.decode_requests(frames[2]), now)
         elif kind == batch.SIGNALS:
             self._handler.signals(batch.decode_signals(frames[1]), now)
         elif kind == batch.SUBSCRIBED:
             self._handler.subscribed(batch.decode_number(frames[1]), now)
-
-    def _passed_on(self, decode: Callable[[bytes], list[T]], body: bytes) -> list[T]:
-        """What the broker passed on unopened. One that cannot be read is its sender's fault, not this link's: it is
-        lost, and whoever misses its answer asks again."""
-        try:
-            return decode(body)
-        except batch.UNREADABLE:
-            self.malformed += 1
-            return []
 
     def subscribe(self, add: Sequence[str], remove: Sequence[str]) -> int:
         """See `Bus.subscribe`. Not sent while the link is down: the next hello names every topic."""

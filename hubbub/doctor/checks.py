@@ -22,8 +22,6 @@ CHECKS: dict[str, Check] = {
     "schema": database.schema,
     "pooler": database.pooler,
     "clocks": database.clocks,
-    "restore": database.restored,
-    "backup": database.backed_up,
     "port": network.port,
     "ready": network.ready,
     "page": network.page,

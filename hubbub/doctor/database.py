@@ -6,15 +6,11 @@ from typing import Any
 
 import psycopg
 
-from hubbub.backup.making import last_backup
-from hubbub.backup.progress import at
 from hubbub.doctor.finding import Finding, ok, problem, warning
-from hubbub.runtime.restored import UnfinishedRestore, check_finished
 from hubbub.settings import Settings
 
 _VERSION_LEAST = 140000
 _SKEW_SECONDS = 5.0
-_BACKUP_DAYS = 7
 
 
 def _connect(settings: Settings) -> "psycopg.Connection[Any]":
@@ -114,26 +110,3 @@ def clocks(settings: Settings) -> Finding:
     if skew > _SKEW_SECONDS:
         return warning(f"this clock and the database's differ by {skew:.0f} s", "let NTP set both")
     return ok(f"they differ by less than {max(1, round(skew * 1000))} ms")
-
-
-def restored(settings: Settings) -> Finding:
-    """Whether a restore was begun and not finished."""
-    try:
-        check_finished(settings.data_dir)
-    except UnfinishedRestore as exc:
-        return problem(str(exc), f"hubbub restore FILE --force, or rm -r '{exc.path}'")
-    return ok("none is under way")
-
-
-def backed_up(settings: Settings) -> Finding:
-    """How old the newest backup is, where `hubbub backup` makes them."""
-    last = last_backup(settings.data_dir)
-    if last is not None and time.time() - last.made_at < _BACKUP_DAYS * 86400:
-        return ok(f"{last.file}, {at(last.made_at)}")
-    if settings.database_url and last is None:
-        return ok("left to your own PostgreSQL's")
-    found = _ask(settings, "select extract(epoch from now() - min(applied_at))::float8 from schema_migrations")
-    if last is None and (not found or found[0] is None or found[0] < _BACKUP_DAYS * 86400):
-        return ok("none yet of a new database")
-    text = "there is none" if last is None else f"the newest is of {at(last.made_at)}"
-    return warning(f"{text}: a lost disk takes everything since with it", "hubbub backup FILE, daily, to another disk")

@@ -9,8 +9,6 @@ import re
 import unicodedata
 from zlib import crc32
 
-from hubbub.protocol.lookalikes import is_invisible, is_mixed
-
 SLOTS = 64
 # An event's id is slot * 2**47 + n. With 64 slots the largest id is below 2**53, so it survives
 # JavaScript's numbers, and one slot's log is one range of the id index.
@@ -32,14 +30,12 @@ def check_username(name: str) -> str:
     """Return *name* unchanged, or raise `InvalidName`.
 
     A name that differs from its own NFKC form is refused rather than silently changed: two spellings
-    that look alike must not be two people. For the same reason scripts are not mixed, see `lookalikes`.
+    that look alike must not be two people.
     """
     if not _USERNAME.fullmatch(name):
         raise InvalidName("a username has 1 to 64 letters, digits or any of . _ - @ +")
     if unicodedata.normalize("NFKC", name) != name:
         raise InvalidName("a username must be in Unicode's NFKC form")
-    if is_mixed(name) or is_invisible(name):
-        raise InvalidName("a username's letters come from one script, and can be seen")
     return name
 
 

@@ -6,19 +6,9 @@ A *request* goes from a shard to the owner of a slot and is kept by the shard un
 timers or by the next sync.
 """
 
-from typing import Annotated, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
-from msgspec import Meta
-
-from hubbub.protocol.conversation import SLOTS
-from hubbub.protocol.limits import HISTORY_MAX
-from hubbub.protocol.refusals import ErrorCode
-
-# What does not fit cannot be decoded, so nobody behind has to ask.
-Slot = Annotated[int, Meta(ge=0, lt=SLOTS)]
-# n, seq, and whatever else PostgreSQL keeps as a bigint.
-Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class _Packed(msgspec.Struct, array_like=True, gc=False):
@@ -41,7 +31,7 @@ class Send(_Packed, tag=1):
     recipient: str | None
     key: str
     content: str
-    reply_to: Number | None
+    reply_to: int | None
     mentions: tuple[str, ...]
     resent: bool  # an earlier copy may have been stored: never refuse it as overloaded
 
@@ -51,8 +41,8 @@ class Cursor(_Packed):
 
     username: str
     conversation: str
-    delivered: Number
-    read: Number
+    delivered: int
+    read: int
 
 
 class MoveCursors(_Packed, tag=2):
@@ -70,8 +60,8 @@ class Sync(_Packed, tag=3):
 
     no: int
     username: str
-    have: dict[str, Number]
-    positions: list[Number]
+    have: dict[str, int]
+    positions: list[int]
 
 
 class Backlog(_Packed, tag=4):
@@ -82,8 +72,8 @@ class Backlog(_Packed, tag=4):
 
     no: int
     username: str
-    after: dict[str, Number]
-    positions: list[Number]
+    after: dict[str, int]
+    positions: list[int]
 
 
 class ReadHistory(_Packed, tag=5):
@@ -91,29 +81,30 @@ class ReadHistory(_Packed, tag=5):
 
     no: int
     conversation: str
-    before: Number | None
-    after: Number | None
-    limit: Annotated[int, Meta(ge=1, le=HISTORY_MAX)]
+    before: int | None
+    after: int | None
+    limit: int
 
 
 class Replay(_Packed, tag=6):
     """The slot's log after n, as ranges addressed to the asking shard alone."""
 
-    slot: Slot
-    after: Number
+    slot: int
+    after: int
 
 
 class Attend(_Packed, tag=7):
     """Presence of a shard's users in one slot; also the renewal of its lease.
 
-    `version` counts the shard's changes in this slot. `sessions`: how many each user has on that shard, 0 for who
-    left. With `full` it is everybody; otherwise the step from `version - 1`, or nothing new when it is empty.
+    `version` counts the shard's changes in this slot. With `full`, `joined` is everybody; otherwise the
+    step from `version - 1`, or nothing new when both lists are empty.
     """
 
     shard: str
-    slot: Slot
+    slot: int
     version: int
-    sessions: dict[str, int]
+    joined: list[str]
+    left: list[str]
     full: bool
 
 
@@ -121,7 +112,7 @@ class WhoIsOnline(_Packed, tag=8):
     """The online users of one slot; all of them, or those in `among`."""
 
     no: int
-    slot: Slot
+    slot: int
     among: list[str] | None
 
 
@@ -164,17 +155,10 @@ class ReadAccess(_Packed, tag=12):
 
 
 class FindAccount(_Packed, tag=13):
-    """One account with its password's hash.
-
-    `purpose`: what for, since attempts from an `address` are counted where accounts are looked up, over all shards.
-    `resent`: an earlier copy was counted.
-    """
+    """One account with its password's hash."""
 
     no: int
     username: str
-    purpose: Literal["sign in", "register"]
-    address: str
-    resent: bool
 
 
 class AddAccount(_Packed, tag=14):
@@ -271,10 +255,6 @@ class Refused(_Packed, tag=1):
     stored: Literal["no", "unknown"]
     retry_after_ms: int | None = None
 
-    def __post_init__(self) -> None:
-        if self.code not in ErrorCode.__members__:
-            raise ValueError(f"{self.code!r} is no code of a refusal")
-
 
 class Known(_Packed, tag=2):
     """A key seen before with the same content: the original acknowledgement."""
@@ -334,7 +314,7 @@ class HistoryRows(_Packed, tag=6):
 class AttendAgain(_Packed, tag=7):
     """The owner does not hold this version of the shard's users: send all of them."""
 
-    slot: Slot
+    slot: int
 
 
 class Online(_Packed, tag=8):
@@ -425,13 +405,6 @@ class RefreshSwapped(_Packed, tag=14):
     role: str
 
 
-class TooMany(_Packed, tag=15):
-    """`username` has more sessions over all shards than one user may: close the `sessions` newest here."""
-
-    username: str
-    sessions: int
-
-
 Reply = (
     Refused
     | Known
@@ -447,7 +420,6 @@ Reply = (
     | AccessPage
     | AccountFound
     | RefreshSwapped
-    | TooMany
 )
 
 
@@ -461,9 +433,9 @@ class LogEvent(_Packed):
     event read back from the table has an empty origin, and its sender's shard asks again.
     """
 
-    id: Number
+    id: int
     conversation: str
-    seq: Number
+    seq: int
     timestamp: str
     origin: str
     no: int
@@ -484,10 +456,10 @@ class Range(_Packed):
     `term` holds the database's epoch in its high 32 bits, so a newer epoch is a higher term.
     """
 
-    slot: Slot
-    term: Number
-    after: Number
-    to: Number
+    slot: int
+    term: int
+    after: int
+    to: int
     entries: list[Entry]
 
 

@@ -21,9 +21,6 @@ WATCH_MAX = 500
 MENTIONS_MAX = 50
 # Events in one answer to a sync or backlog, over all its conversations: about 1 MB of typical chat.
 PAGE_EVENTS = 2_000
-# And their bytes as JSON: typical chat is 300 bytes an event, the longest messages fifty times that. What many who
-# come back at once are given passes through the broker and waits in the shards.
-PAGE_BYTES = 512 * 1024
 # A typing notice is forgotten by the other side after this long.
 TYPING_SECONDS = 6.0
 
@@ -37,11 +34,6 @@ LEASE_RENEW = 1.0
 LEASE_SECONDS = 5.0
 # A user whose last session ended is shown as offline only after this long: reconnects stay invisible.
 PRESENCE_GRACE = 5.0
-# How often a shard asks who is online of those that its clients watch; what twice differs from what they were told is
-# told them. So a notice that was lost is made good in twice this time.
-PRESENCE_REFRESH = 3.0
-# A user with too many sessions over all shards loses some after this long: a dead shard's lease has run out by then.
-CROWD_SECONDS = LEASE_SECONDS + 1.0
 # Names listed in one aggregated presence notice; past that it carries counts only.
 PRESENCE_NAMES_MAX = 50
 
@@ -57,15 +49,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     frame_bytes: int = 64 * 1024  # a whole command: content twice escaped, or 500 conversation names
     rate: float = 50.0  # commands a second for a session, sustained: far above typing speed
     burst: int = 200  # and at once: a client that comes back with its unsent messages
-    user_rate: float = 100.0  # messages a second of a user, over all sessions and shards: two eager sessions
-    user_burst: int = 400  # and at once
     in_flight: int = 64  # sends of a session that wait for their acknowledgement
     outbox_bytes: int = 1024 * 1024  # unsent bytes at which a session that does not read is closed
     held_bytes: int = 4 * 1024 * 1024  # live events held while a session's backlog is read
-    sessions_per_user: int = 32  # over all shards; more devices than anybody has, few enough to reach all of them
-    sessions_per_address: int = 1_000  # over one shard: a campus behind one address, and not all there is room for
-    sessions: int = 100_000  # over one shard; fewer where file descriptors end sooner
-    http_connections: int = 1_000  # of one shard: handshakes and requests take milliseconds, so few are open at once
+    sessions_per_user: int = 32  # over one shard
+    sessions: int = 100_000  # over one shard; file descriptors end sooner
     pending: int = 20_000  # unanswered requests of one shard; past that: overloaded
     store_queue: int = 50_000  # sends that wait for a store's next batch; past that: overloaded
     batch: int = 1_000  # sends in one statement: beyond, latency grows and throughput does not

@@ -67,15 +67,11 @@ _REASONS = {
 }
 
 
-# Characters of a refusal's text. It may quote what was sent, but not echo 64 KB of it.
-MESSAGE_MAX = 500
-
-
 class Refusal(Exception):
-    """A command refused; carries what the error object says. A long *message* is cut."""
+    """A command refused; carries what the error object says."""
 
     def __init__(self, code: ErrorCode, message: str, *, retry_after_ms: int | None = None) -> None:
         super().__init__(message)
         self.code = code
-        self.message = message if len(message) <= MESSAGE_MAX else message[: MESSAGE_MAX - 1] + "…"
+        self.message = message
         self.retry_after_ms = retry_after_ms

@@ -41,26 +41,13 @@ def private_dir(path: Path, *, strict: bool = False) -> Path:
     return path
 
 
-def write_whole(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = False) -> None:
-    """Replace *path* by *data* so that a reader sees the old or the new, never a part. With *sync* it is on the disk
-    before it gets its name."""
+def write_whole(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace *path* by *data* so that a reader sees the old or the new, never a part. Not fsynced."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
-        if sync:
-            file.flush()
-            os.fsync(descriptor)
     part.replace(path)
-
-
-def sync_directory(path: Path) -> None:
-    """Let the names in *path* outlive a power failure. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def make_secret(path: Path) -> None:

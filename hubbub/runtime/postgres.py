@@ -22,10 +22,9 @@ import structlog
 
 from hubbub import settings as hubbub_settings
 from hubbub.runtime import lifecycle, logs
-from hubbub.runtime.files import FileError, private_dir, sync_directory
+from hubbub.runtime.files import FileError, private_dir
 from hubbub.runtime.lifecycle import Life
 from hubbub.runtime.postgres_setup import Account, Directory, Plan, PostgresError, data_path, plan
-from hubbub.runtime.restored import settle
 from hubbub.settings import PostgresSettings
 
 log = structlog.get_logger()
@@ -73,7 +72,6 @@ async def open_server(settings: PostgresSettings, life: Life) -> None:
         private_dir(settings.data_dir)
         private_dir(settings.run_dir)
         await life.lock(settings.data_dir / "postgres.lock")
-        settle(settings.data_dir)
         found = plan(settings)
         await _old_server_gone(settings)
         if not (data_path(settings) / "PG_VERSION").exists():
@@ -106,7 +104,7 @@ async def _make_database(settings: PostgresSettings, found: Plan) -> None:
         configuration.flush()
         os.fsync(configuration.fileno())
     new.rename(data)
-    sync_directory(settings.data_dir)
+    _sync_directory(settings.data_dir)
     log.info("database made", data=str(data), seconds=round(time.monotonic() - started, 2))
 
 
@@ -251,11 +249,8 @@ async def _old_server_gone(settings: PostgresSettings) -> None:
 
 
 def using(data: Path) -> list[int]:
-    """The pids of all PostgreSQL processes that run on *data*: each has it as its working directory (Linux; elsewhere
-    there is no telling, and nobody)."""
-    found: list[int] = []
-    if not sys.platform.startswith("linux"):
-        return found
+    """The pids of all PostgreSQL processes that run on *data*: each has it as its working directory (Linux)."""
+    found = []
     real = os.path.realpath(data)
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -291,6 +286,14 @@ async def _until(true: Callable[[], bool], seconds: float) -> bool:
 def _give(path: Path, account: Account) -> None:
     if account.change:
         os.chown(path, account.uid, account.gid, follow_symlinks=False)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def main() -> None:

@@ -4,14 +4,12 @@ supervisord looks at its children once a second: it notices a death at the next 
 the look after that. Measured from ``kill -9`` to the lock being taken again, that is 1.3 to 2.6 s; with this it is
 the program's own start, about 0.3 s. Starting and stopping everything gain seconds too.
 
-A stop that reaches a program in the moment of its start is not lost, see `signals_reach_children`. A full disk takes
-the logs, not the programs, see `logs_may_be_lost`.
+A stop that reaches a program in the moment of its start is not lost, see `signals_reach_children`.
 
 A program that dies before its ``startsecs`` waits. supervisord would let it wait a second longer each time, and so
 be late by minutes once the cause is gone; here it is always the same second.
 """
 
-import contextlib
 import functools
 import os
 import signal
@@ -19,7 +17,7 @@ import socket
 import time
 from typing import Any
 
-from supervisor import events, loggers
+from supervisor import events
 from supervisor.medusa import asyncore_25 as asyncore
 
 # So that a program that cannot even be imported does not eat a core.
@@ -76,7 +74,6 @@ def make_waker(supervisord: object, **settings: str) -> object:
         old.close()
     Waker()
     signals_reach_children()
-    logs_may_be_lost()
     return _NoMethods()
 
 
@@ -103,29 +100,6 @@ def signals_reach_children() -> None:
         release()
 
     os.register_at_fork(before=hold, after_in_parent=release, after_in_child=end)
-
-
-@functools.cache
-def logs_may_be_lost() -> None:
-    """Let what cannot be written to a log be lost, and nothing else.
-
-    supervisord reports it on its standard error, which `hubbub up` keeps on the same disk. When that is full the report
-    fails as well, and would end supervisord with all its programs.
-    """
-    report, roll = loggers.Handler.handleError, loggers.RotatingFileHandler.doRollover
-
-    def lose(self: Any) -> None:
-        with contextlib.suppress(OSError):
-            report(self)
-
-    def keep(self: Any) -> None:
-        try:
-            roll(self)
-        except OSError:
-            self.stream = open(self.baseFilename, self.mode)  # closed by then; the next line tries again
-
-    loggers.Handler.handleError = lose
-    loggers.RotatingFileHandler.doRollover = keep
 
 
 class _NoMethods:

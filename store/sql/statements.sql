@@ -99,11 +99,6 @@ from unnest($1::int[]) as owned (slot);
 -- name: read_epoch
 select epoch from epoch;
 
--- name: new_epoch
--- After a restore: above the one it was made of, above $1, and, being the time, above any that a restore of the same
--- backup has made before.
-update epoch set epoch = greatest(epoch + 1, $1 + 1, extract(epoch from now())::bigint - 1577836800) returning epoch;
-
 -- name: read_settings
 -- What the promise needs of the server.
 select current_setting('fsync') as fsync, current_setting('full_page_writes') as full_page_writes,

@@ -229,7 +229,7 @@ def running(env: Mapping[str, str]) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """The whole system, ready. Clients of tests write faster than people."""
-    with running({"HUBBUB_LIMIT_RATE": "0", "HUBBUB_LIMIT_USER_RATE": "0"}) as system:
+    with running({"HUBBUB_LIMIT_RATE": "0"}) as system:
         yield system
 
 

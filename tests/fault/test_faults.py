@@ -1,5 +1,5 @@
-"""One fault after the other in the middle of traffic, with the times: nothing acknowledged is lost, repeated or out of
-order. `tests.fault.campaign` does all of them, twenty times each; test_torture.py does all of them at once.
+"""Each process is killed, or stopped for a while, in the middle of traffic: nothing acknowledged is lost, repeated or
+out of order. One system and one crowd for all of it, as in life; `tests.fault.campaign` does it twenty times each.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import pytest_asyncio
 
-from tests.fault.campaign import Campaign, Fault
+from tests.fault.campaign import HOWS, Campaign, Fault
 from tests.integration.system import running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 DEVICES = 20
 # Longer than every patience in the system (the broker's is 3 s, PostgreSQL's with an idle writer 5 s), but not long.
 STOP_SECONDS = 6.0
-FAULTS = [Fault("store", "kill"), Fault("broker", "stop", STOP_SECONDS), Fault("shard", "term")]
+FAULTS = [Fault(kind, how, STOP_SECONDS) for how, kinds in HOWS.items() for kind in kinds]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -272,17 +272,10 @@ class Device:
     async def _run(self) -> None:
         try:
             while True:
-                await self._until_wanted()
                 wait_ms = await self._one_connection()
                 await asyncio.sleep((self._rng.uniform(0, 300) if wait_ms is None else wait_ms) / 1000)
         finally:
             self._changed.set()
-
-    async def _until_wanted(self) -> None:
-        """Wait until there shall be a connection; for devices that may want to be offline."""
-
-    def _disconnected(self) -> None:
-        """The connection is gone; for devices that keep a diary."""
 
     async def _one_connection(self) -> float | None:
         """Until it ends; for a goodbye the milliseconds until the reconnect."""
@@ -318,7 +311,6 @@ class Device:
         finally:
             self._socket = self._out = None
             self.core.disconnected()
-            self._disconnected()
             for gap in self._gaps.values():
                 gap.due = 0.0
             self._changed.set()

@@ -65,32 +65,25 @@ class Raw:
             return events, code
 
 
-def frame(
-    opcode: int,
-    payload: bytes = b"",
-    *,
-    final: bool = True,
-    masked: bool = True,
-    size: int | None = None,
-    form: int | None = None,
-    mask: bytes | None = None,
-) -> bytes:
-    """A client's frame. *opcode* may hold reserved bits (0x40, 0x20, 0x10) too. *size*: the length that the header
-    claims; *form* (126 or 127): the encoding of that length, where it shall not be the shortest."""
+def frame(opcode: int, payload: bytes, *, masked: bool = True, size: int | None = None) -> bytes:
+    """A client's frame. *size*: the length that the header claims."""
     size = len(payload) if size is None else size
-    form = form or (size if size < 126 else 126 if size < 0x10000 else 127)
-    head = bytes(((0x80 if final else 0) | opcode, (0x80 if masked else 0) | form))
-    head += size.to_bytes({126: 2, 127: 8}[form], "big") if form > 125 else b""
+    bit = 0x80 if masked else 0
+    if size < 126:
+        head = bytes((0x80 | opcode, bit | size))
+    elif size < 0x10000:
+        head = bytes((0x80 | opcode, bit | 126)) + size.to_bytes(2, "big")
+    else:
+        head = bytes((0x80 | opcode, bit | 127)) + size.to_bytes(8, "big")
     if not masked:
         return head + payload
-    mask = os.urandom(4) if mask is None else mask
+    mask = os.urandom(4)
     return head + mask + xor_mask(mask, payload)
 
 
 @asynccontextmanager
-async def raw(port: int, username: str, *, receive_buffer: int | None = None, early: bytes = b"") -> AsyncIterator[Raw]:
-    """Connect as a guest; *receive_buffer*: bytes that the kernel may keep for a client that does not read; *early*:
-    what is sent right behind the request, before its answer is here."""
+async def raw(port: int, username: str, *, receive_buffer: int | None = None) -> AsyncIterator[Raw]:
+    """Connect as a guest; *receive_buffer*: bytes that the kernel may keep for a client that does not read."""
     plain = socket.socket()
     if receive_buffer is not None:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -102,7 +95,6 @@ async def raw(port: int, username: str, *, receive_buffer: int | None = None, ea
             f"GET /ws?username={username} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
             "\r\n".encode()
-            + early
         )
         answer = await reader.readuntil(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 101 "), answer

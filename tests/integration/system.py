@@ -134,11 +134,6 @@ class System:
             raise RuntimeError("it was not started")
         return self._up.wait(seconds)
 
-    @property
-    def ended(self) -> bool:
-        """Whether `hubbub up` has ended by itself."""
-        return self._up is not None and self._up.poll() is not None
-
     def signal_up(self, number: signal.Signals) -> None:
         """Send a signal to `hubbub up` alone, as a terminal's Ctrl-C does to the foreground."""
         signal_process(self.pid("up"), number)
@@ -203,10 +198,7 @@ class System:
                 held = "select pid from pg_locks where locktype = 'advisory' and classid = %s limit 1"
                 return int(self.rows(held, _WRITER_LOCK)[0]["pid"])
             case _:
-                # Not from supervisord, which may be stopped itself: each program's pid is in the lock on its place.
-                lock = self.data_dir / "postgres.lock" if role == "postgres" else self.settings.run_dir / f"{role}.lock"
-                # One that took its lock on a full disk could not write.
-                return int(lifecycle.lock_holder(lock) or self.programs()[role]["pid"])
+                return int(self.programs()[role]["pid"])
 
     def pids(self, role: str) -> list[int]:
         """What has to be stopped to stop *role*: of ``postmaster`` all of PostgreSQL, else the one process."""

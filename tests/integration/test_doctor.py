@@ -2,7 +2,6 @@
 
 import http.server
 import json
-import os
 import resource
 import shutil
 import socket
@@ -18,11 +17,9 @@ from typing import Any
 import pytest
 
 from hubbub import settings as hubbub_settings
-from hubbub.backup import making
 from hubbub.doctor import checks, database, machine, network
 from hubbub.doctor.checks import CHECKS
 from hubbub.doctor.finding import Finding, Level
-from hubbub.runtime.restored import restoring
 from hubbub.settings import Settings
 from tests.integration.system import ROOT, System, free_port, running
 
@@ -194,49 +191,6 @@ def test_clocks_that_differ(server: System, monkeypatch: pytest.MonkeyPatch) -> 
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + 60)
     assert "NTP" in database.clocks(like(server)).remedy
-
-
-def test_backups_that_nobody_makes(server: System, tmp_path: Path) -> None:
-    assert "none yet" in database.backed_up(like(server)).text
-    made = server.rows("select number, applied_at from schema_migrations")
-    server.rows("update schema_migrations set applied_at = now() - interval '8 days'")
-    note = server.data_dir / "last-backup.json"
-    try:
-        assert "there is none" in database.backed_up(like(server)).text
-        elsewhere = like(server, database_url=server.settings.postgres().url)
-        assert database.backed_up(elsewhere).level is Level.OK
-        making.backup(server.settings, tmp_path / "a.tar", print)
-        assert "a.tar" in database.backed_up(like(server)).text
-        assert database.backed_up(like(server)).level is Level.OK
-        last = json.loads(note.read_text())
-        note.write_text(json.dumps({**last, "made_at": last["made_at"] - 8 * 86400}))
-        assert "the newest is of" in database.backed_up(like(server)).text
-    finally:
-        note.unlink(missing_ok=True)
-        for row in made:
-            server.rows(
-                "update schema_migrations set applied_at = %s where number = %s", row["applied_at"], row["number"]
-            )
-    assert database.backed_up(like(server)).level is Level.OK
-
-
-def test_a_restore_that_did_not_come_to_its_end(server: System) -> None:
-    work = restoring(server.data_dir)
-    work.mkdir()
-    try:
-        assert str(work) in database.restored(like(server)).remedy
-    finally:
-        work.rmdir()
-    assert database.restored(like(server)).level is Level.OK
-
-
-def test_a_setting_that_does_not_exist(server: System) -> None:
-    """No check of its own: nothing starts with one, the doctor included."""
-    command = [sys.executable, "-m", "hubbub.cli", "doctor", "--data-dir", str(server.data_dir)]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "HUBBUB_PROT": "1"}, capture_output=True, text=True, timeout=60
-    )
-    assert (done.returncode, "did you mean HUBBUB_PORT?" in done.stderr) == (1, True)
 
 
 def test_a_pooler(server: System, monkeypatch: pytest.MonkeyPatch) -> None:

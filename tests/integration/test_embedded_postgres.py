@@ -491,7 +491,6 @@ def test_supervisord_brings_it_back(made, tmp_path):
             "HUBBUB_DATA_DIR": str(made.data_dir),
             "HUBBUB_SOCKET_DIR": str(made.socket_dir.parent),
             "HUBBUB_SHARDS": "1",
-            "HUBBUB_SPARE_STORES": "0",
         },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

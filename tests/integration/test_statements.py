@@ -539,9 +539,7 @@ async def catalog(conn) -> dict[str, list[Any]]:
 
 async def test_the_schema_file_is_what_the_migrations_make(conn, empty_database):
     async with await connect(empty_database, WRITER_OPTIONS) as other:
-        for statement in store_database.statements_of(
-            (store_database._sql() / "schema.sql").read_text(encoding="utf-8")
-        ):
+        for statement in store_database._split((store_database._sql() / "schema.sql").read_text(encoding="utf-8")):
             await other.execute(statement)
         migrated, written = await catalog(conn), await catalog(other)
     assert migrated == written

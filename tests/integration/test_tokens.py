@@ -104,16 +104,15 @@ def sign(key: Any, algorithm: str, headers: dict[str, Any] | None = None, **chan
     return jwt.encode(claims(**changes), key, algorithm=algorithm, headers=headers)
 
 
-def by_hand(header: dict[str, Any] | str, key: bytes, payload: object = None, **changes: Any) -> str:
-    """An HMAC token with any header and claims under any key, also what the library would refuse to make."""
+def by_hand(header: dict[str, Any], key: bytes) -> str:
+    """An HMAC token under any key, also one that the library would refuse to misuse."""
     import hashlib
     import hmac
 
     def part(data: bytes) -> str:
         return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
-    text = header if isinstance(header, str) else json.dumps(header)
-    body = part(text.encode()) + "." + part(json.dumps(payload or claims(**changes)).encode())
+    body = part(json.dumps(header).encode()) + "." + part(json.dumps(claims()).encode())
     return body + "." + part(hmac.digest(key, body.encode(), hashlib.sha256))
 
 
@@ -144,42 +143,6 @@ MATRIX: dict[str, tuple[Make, int, str]] = {
     "a user's name that is none": (lambda secret: sign(secret, "HS256", sub="a:b"), 401, "user is not valid"),
     "`kid` that is a path": (lambda _: sign(RSA, "RS256", {"kid": "../../../etc/passwd"}), 200, ""),
     "`kid` that is no text": (lambda secret: by_hand({"alg": "HS256", "kid": 7}, secret), 401, "malformed"),
-    "`kid` that is SQL": (lambda _: sign(RSA, "RS256", {"kid": "x' union select 'a"}), 200, ""),
-    "`kid` that is empty": (lambda _: sign(ED, "EdDSA", {"kid": ""}), 401, "not known"),
-    "`kid` of another key": (lambda _: sign(STRANGER, "RS256", {"kid": "one"}), 401, "signature"),
-    "`kid` longer than any key's": (lambda _: sign(ED, "EdDSA", {"kid": "x" * 300}), 401, "malformed"),
-    "`kid` that is nested": (
-        lambda secret: by_hand({"alg": "HS256", "kid": {"kid": ["one"]}}, secret),
-        401,
-        "malformed",
-    ),
-    "`kid` twice": (lambda secret: by_hand('{"alg":"HS256","kid":"one","kid":7}', secret), 401, "malformed"),
-    "`alg` twice": (lambda secret: by_hand('{"alg":"HS256","alg":"none"}', secret), 401, "algorithm"),
-    "alg `None`": (lambda secret: by_hand({"alg": "None"}, secret), 401, "algorithm"),
-    "alg that is no text": (lambda secret: by_hand({"alg": ["HS256"]}, secret), 401, "malformed"),
-    "a key of its own (`jwk`, `jku`, `x5u`)": (
-        lambda _: sign(STRANGER, "RS256", {"jwk": jwk(STRANGER, "x"), "jku": "https://evil.example", "x5u": "x"}),
-        401,
-        "signature",
-    ),
-    "no signature": (lambda secret: sign(secret, "HS256").rpartition(".")[0] + ".", 401, "signature"),
-    "another token's signature": (
-        lambda secret: (
-            sign(secret, "HS256").rpartition(".")[0] + "." + sign(secret, "HS256", sub="b").rpartition(".")[2]
-        ),
-        401,
-        "signature",
-    ),
-    "five parts (encrypted)": (lambda secret: sign(secret, "HS256") + ".e30.e30", 401, "malformed"),
-    "`exp` that is no number": (lambda secret: by_hand({"alg": "HS256"}, secret, exp="never"), 401, "malformed"),
-    "`nbf` that is no number": (lambda secret: by_hand({"alg": "HS256"}, secret, nbf=[0]), 401, "malformed"),
-    "a user that is a list": (
-        lambda secret: by_hand({"alg": "HS256"}, secret, sub=["ann", "root"]),
-        401,
-        "names no user",
-    ),
-    "a user in two scripts": (lambda secret: sign(secret, "HS256", sub="\u0430nn"), 401, "user is not valid"),
-    "claims that are no object": (lambda secret: by_hand({"alg": "HS256"}, secret, payload=["ann"]), 401, "malformed"),
     "`crit` header": (lambda secret: by_hand({"alg": "HS256", "crit": ["x"], "x": 1}, secret), 401, "malformed"),
     "longer than 8 KB": (lambda secret: sign(secret, "HS256", more="x" * 9000), 401, "longer"),
 }

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -30,7 +29,6 @@ from store import writer as store_writer
 from store.core import Store
 from store.cursorwriter import CursorWriter
 from store.database import IDLE_SESSION_MS, READER_OPTIONS, WRITER_OPTIONS, connect, migrations
-from store.highwater import HighWater
 from store.reader import Reader
 from store.writer import Writer
 from tests.builders import LOBBY_SLOT, NotingBus, numbers, send
@@ -43,7 +41,7 @@ EVERYTHING = [2**47 - 1] * 64
 class StoreProcess:
     """What store/app.py wires together, with a bus that takes notes."""
 
-    def __init__(self, url: str, slots: list[int] = ALL, committed: Path | None = None) -> None:
+    def __init__(self, url: str, slots: list[int] = ALL) -> None:
         self.core = Store(Limits())
         self.bus = NotingBus()
         self.core.connect(self.bus)
@@ -51,13 +49,7 @@ class StoreProcess:
         self.commits: list[int] = []
         flush = self.core.flush
         self.writer = Writer(
-            url,
-            slots,
-            self.core,
-            committed=HighWater(committed),
-            flush=flush,
-            observe=lambda rows, seconds: self.commits.append(rows),
-            log=self.log,
+            url, slots, self.core, flush=flush, observe=lambda rows, seconds: self.commits.append(rows), log=self.log
         )
         self.reader = Reader(url, self.core, flush=flush, log=self.log)
         self.cursors = CursorWriter(url, self.core, flush=flush, log=self.log)
@@ -113,8 +105,8 @@ async def start(database):
     """Starts a store; all are killed at the end."""
     started: list[StoreProcess] = []
 
-    async def one(slots: list[int] = ALL, term: int | None = 1, committed: Path | None = None) -> StoreProcess:
-        store = StoreProcess(database, slots, committed)
+    async def one(slots: list[int] = ALL, term: int | None = 1) -> StoreProcess:
+        store = StoreProcess(database, slots)
         started.append(store)
         store.start()
         return store if term is None else await store.owning(term)
@@ -288,24 +280,6 @@ async def test_a_table_that_went_back_stops_its_owner(start, admin):
     assert (await store.published(3))[2] == event_id(LOBBY_SLOT, 2)
 
 
-@pytest.mark.parametrize("waited", [True, False])
-async def test_a_table_that_went_back_stops_every_store_of_the_machine(start, admin, tmp_path, waited):
-    """Also one that only waited while another wrote, and one that is started afterwards."""
-    file = tmp_path / "committed"
-    first = await start(committed=file)
-    other = await start(term=None, committed=file) if waited else None
-    first.ask(send(1), send(2))
-    await first.published(2)
-    await admin.execute("delete from messages where seq = 2")
-    await first.kill()
-    other = other or await start(term=None, committed=file)
-    await other.until(lambda: len(other.said("slots_lost")) >= 2)
-    assert "2 was committed" in other.said("slots_lost")[-1]["error"]
-    assert other.core.sequencer.terms == {}
-    await admin.execute("update epoch set epoch = epoch + 1")
-    await other.until(lambda: other.core.sequencer.terms)
-
-
 async def test_the_next_store_takes_what_the_last_one_left(start, admin):
     first = await start()
     second = await start(term=None)
@@ -322,21 +296,6 @@ async def test_the_next_store_takes_what_the_last_one_left(start, admin):
     second.ask(send(1, resent=True), send(2))
     assert (await second.answered())[0].seq == 1
     assert await second.published() == [event_id(LOBBY_SLOT, 2)]
-
-
-async def test_a_store_that_waited_knows_the_epoch_of_now(start, admin):
-    """It may wait for days, and a restore pass meanwhile: with the epoch of then, numbers would be used twice."""
-    first = await start()
-    second = await start(term=None)
-    (pid,) = await writer_pids(admin)
-    tried = "select 1 from pg_stat_activity where pid not in ($1, pg_backend_pid()) and query like '%try_advisory%'"
-    while not await fetch(admin, tried, pid):
-        await asyncio.sleep(0.005)
-    ((before,),) = await fetch(admin, "select epoch from epoch")
-    await admin.execute("update epoch set epoch = epoch + 1000")
-    await first.kill()
-    await second.owning(term=2)
-    assert {epoch_of(term) for term in second.core.sequencer.terms.values()} == {before + 1000}
 
 
 async def test_slots_are_divided_between_stores(start):

@@ -15,7 +15,6 @@ import hubbub.bus.log
 import hubbub.protocol.conversation
 import shards.attendance
 import shards.commands
-import store.core
 import store.cursorwriter
 import store.pages
 import store.reader
@@ -187,7 +186,6 @@ class History:
         self.ledger = Ledger(self.database)
         self.limits = Limits(
             rate=0.0,
-            user_rate=0.0,
             store_queue=config["queue"],
             batch=config["batch"],
             held_bytes=config["held_bytes"],
@@ -253,7 +251,7 @@ class History:
 
         return [
             *((module, "SLOTS", slots) for module in (hubbub.protocol.conversation, hubbub.bus.log)),
-            *((module, "SLOTS", slots) for module in (broker.router, shards.attendance, store.core)),
+            *((module, "SLOTS", slots) for module in (broker.router, shards.attendance)),
             (hubbub.bus.log, "GAP_MAX", config["gap"]),
             (hubbub.bus.log, "HELD_MAX", config["held"]),
             (store.sequencer, "REPLAY_EVENTS", config["chunk"]),

@@ -13,7 +13,6 @@ from shards.hub import Hub
 from shards.session import Session, Stage
 from store.core import Store
 from store.cursorwriter import CursorWriter
-from store.highwater import HighWater
 from store.reader import Reader
 from store.writer import Writer
 from tests.simulation.database import Database
@@ -315,15 +314,7 @@ class StoreNode(BusNode):
         core.connect(self.peer.link)
         url: str = self  # type: ignore[assignment]  # what the patched `connect` is given
         slots = list(range(self._slots))
-        self.writer = Writer(
-            url,
-            slots,
-            core,
-            committed=HighWater(None),
-            flush=core.flush,
-            observe=lambda rows, seconds: None,
-            log=self,
-        )
+        self.writer = Writer(url, slots, core, flush=core.flush, observe=lambda rows, seconds: None, log=self)
         self.reader = Reader(url, core, flush=core.flush, log=self)
         cursor_writer = CursorWriter(url, core, flush=core.flush, log=self)
         self._tasks = [Task(self, self.writer.run()), Task(self, cursor_writer.run())]

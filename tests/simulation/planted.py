@@ -354,7 +354,7 @@ FAULTS: dict[str, Fault] = {
     "ours: slots taken while greeting": Fault(_own_only_when_up, 300),
     "ours: a movement is given up": Fault(_movement_given_up, 300, 1, _a_long_stop),
     "ours: an old link's end takes the owner": Fault(_owner_forgotten, 1000, 300),
-    "ours: a transport's break goes unseen": Fault(_unseen_break, 1000, 2000),
+    "ours: a transport's break goes unseen": Fault(_unseen_break, 1000, 340),
     "ours: conflict said from the queue": Fault(_conflict_from_the_queue, 1000, 700),
     "ours: overloaded said of a copy": Fault(_refusal_of_a_copy, 600, 1, _a_short_queue),
     "ours: shown behind a gap": Fault(_shown_behind_a_gap, 600, 1, _wide_gaps),

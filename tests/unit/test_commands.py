@@ -115,17 +115,6 @@ def test_a_refusal_of_the_store(shard, al):
     assert al.in_flight == 0
 
 
-@pytest.mark.parametrize("code", ["OVERLOADED", "RATE_LIMITED"])
-def test_a_refusal_of_the_first_copy_says_nothing_about_the_second(shard, al, code):
-    shard.say(al, content="hi", id=KEY)
-    shard.tick(1.1)  # sent again: by now a second copy may be stored
-    first, _ = shard.asked(Send)
-    shard.reply(Refused(first.no, code, "later", "no", 70))
-    assert shard.out(al) == []
-    shard.happen(event(1, origin=first.origin, no=first.no))
-    assert [one["type"] for one in shard.out(al)] == ["ack"]
-
-
 def test_no_answer_means_that_nobody_knows(shard, al):
     shard.say(al, content="hi", id=KEY)
     shard.tick(GIVE_UP_AFTER - 0.1)

@@ -27,7 +27,7 @@ def test_migrations_are_numbered_without_gaps():
 
 
 def test_a_migration_is_split_at_semicolons_that_end_a_line():
-    assert database.statements_of("a;\nb ';' c;  \n\nd;") == ["a", "b ';' c", "\nd"]
+    assert database._split("a;\nb ';' c;  \n\nd;") == ["a", "b ';' c", "\nd"]
 
 
 @pytest.mark.parametrize(

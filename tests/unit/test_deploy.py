@@ -18,7 +18,7 @@ def read(path: str) -> RawConfigParser:
 def test_whoever_stops_hubbub_gives_its_programs_their_time() -> None:
     programs = read("supervisord.conf")
     needed = sum(programs.getint(name, "stopwaitsecs") for name in programs.sections() if name.startswith("program:"))
-    assert needed == 105
+    assert needed == 90
     assert needed < STOP_SECONDS
     assert read("deploy/hubbub.service").getfloat("Service", "TimeoutStopSec") > STOP_SECONDS
     assert read("deploy/hubbub.supervisor.conf").getfloat("program:hubbub", "stopwaitsecs") > STOP_SECONDS

@@ -176,27 +176,6 @@ async def test_a_bad_question_is_named(site, query, text):
     assert not site.hub.asked
 
 
-async def test_a_file_has_one_address(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "b.js").write_text("export {}")
-    (tmp_path / "out.js").symlink_to("/etc/hostname.js")
-    files = static.Files(tmp_path)
-    assert files.find("a/b.js") is not None
-    spellings = [
-        "./a/b.js",
-        "a//b.js",
-        "a/./b.js",
-        "a/b.js/",
-        "/a/b.js",
-        "a/../a/b.js",
-        "a/b.js/.",
-        f"{tmp_path}/a/b.js",
-    ]
-    for path in [*spellings, "out.js", "a", "..", "../x.js"]:
-        assert files.find(path) is None, path
-    assert list(files._files) == ["a/b.js"], "each spelling would be kept in memory"
-
-
 async def test_other_peoples_conversations(site):
     await site.refused("/api/conversations/direct:bob:carol/messages?username=al", 403, "forbidden")
     await site.refused("/api/conversations/direct:bob:al/messages?username=al", 400, "bad_request")

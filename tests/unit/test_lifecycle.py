@@ -312,16 +312,6 @@ async def test_a_lock_is_not_waited_for_without_end(holder):
         await generation_lock(path, seconds=0.1)
 
 
-@linux_only
-def test_a_full_disk_does_not_keep_a_lock_from_anybody():
-    """The pid in it cannot be written then; a shard that dies meanwhile has to come back all the same."""
-    descriptor = os.open("/dev/full", os.O_RDWR)
-    try:
-        assert lifecycle.try_lock(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 async def test_children_do_not_inherit_a_lock(tmp_path):
     path = tmp_path / "a.lock"
     descriptor = await generation_lock(path, seconds=1)

@@ -6,7 +6,7 @@ import pytest
 
 from hubbub.protocol.internal import Backlog as BacklogRead
 from hubbub.protocol.internal import ReadHistory, Sync
-from hubbub.protocol.limits import HISTORY_MAX, PAGE_BYTES, PAGE_EVENTS
+from hubbub.protocol.limits import HISTORY_MAX, PAGE_EVENTS
 from store.events import Row
 from store.pages import (
     BACKLOG_EVENTS,
@@ -19,7 +19,7 @@ from store.pages import (
     plan_sync,
     sync_page,
 )
-from store.reader import GROUP, portions, take_group
+from store.reader import GROUP, take_group
 
 
 def talk(name: str, last: int, *, delivered: int = 0, read: int = 0, other: str | None = None) -> Conversation:
@@ -184,77 +184,3 @@ def test_reads_are_taken_in_groups():
         assert (one is None) == bool(group)
         taken.append([read.no for _, read in group] or singles[0][1].no)
     assert taken == [99, list(range(GROUP)), [GROUP, GROUP + 1], 99, [98]]
-
-
-# --- bytes ---------------------------------------------------------------------------------------------
-
-
-def large(conversation: str, seqs, size: int) -> list[Row]:
-    return [Row(seq, conversation, seq, seq, "al", None, "x" * size, "k" * 16, None, 0) for seq in seqs]
-
-
-def size(page) -> int:
-    return sum(len(event) for one in page.conversations for event in one.events)
-
-
-def test_a_sync_of_large_messages_keeps_the_newest_that_fit():
-    talks = [talk("a", 150)]
-    parts = plan_sync({"a": 50}, talks, 0)
-    page = sync_page(1, talks, parts, {0: large("a", range(51, 151), 16_000)})
-    assert PAGE_BYTES - 20_000 < size(page) <= PAGE_BYTES
-    kept = len(page.conversations[0].events)
-    assert covered(page) == [("a", 150 - kept, 150, kept, True)]
-    assert b'"seq":150' in page.conversations[0].events[-1]
-    assert b'"seq":%d,' % (151 - kept) in page.conversations[0].events[0]
-
-
-def test_conversations_share_the_bytes_and_what_one_leaves_the_next_may_use():
-    talks = [talk("a", 100), talk("b", 3), talk("c", 100), talk("d", 0)]
-    parts = plan_sync({}, talks, 0)
-    filled = {0: large("a", range(1, 101), 10_000), 1: rows("b", (1, 2, 3)), 2: large("c", range(1, 101), 10_000)}
-    page = sync_page(1, talks, parts, filled)
-    assert size(page) <= PAGE_BYTES
-    a, b, c, d = covered(page)
-    assert b == ("b", 0, 3, 3, False)
-    assert d == ("d", 0, 0, 0, False)
-    assert 0 < a[3] < c[3] < 100
-    assert a[4]
-    assert c[4]
-
-
-def test_one_message_larger_than_a_page_still_comes():
-    talks = [talk("a", 2), talk("b", 2)]
-    enormous = {0: large("a", (1, 2), PAGE_BYTES), 1: large("b", (1, 2), PAGE_BYTES)}
-    page = sync_page(1, talks, plan_sync({}, talks, 0), enormous)
-    assert covered(page) == [("a", 1, 2, 1, True), ("b", 2, 2, 0, True)]
-    backlog = backlog_page(1, talks, plan_backlog({}, talks, 0), enormous)
-    assert (covered(backlog), backlog.more) == ([("a", 0, 1, 1, False)], True)
-
-
-def test_a_backlog_of_large_messages_comes_in_pages_without_a_hole():
-    talks = [talk("a", 100), talk("b", 100)]
-    reached: dict[str, int] = {}
-    pages = 0
-    more = True
-    while more:
-        parts = plan_backlog(reached, talks, 0)
-        filled = {p.i: large(p.conversation, range(p.after + 1, p.after + p.count + 1), 9_000) for p in parts}
-        page = backlog_page(1, talks, parts, filled)
-        assert size(page) <= PAGE_BYTES
-        for name, after, to, count, _ in covered(page):
-            assert after == reached.get(name, 0)
-            assert count == to - after
-            reached[name] = to
-        more = page.more
-        pages += 1
-    assert reached == {"a": 100, "b": 100}
-    assert 3 < pages < 8
-
-
-def test_large_answers_go_one_after_the_other():
-    def asked(*counts: int) -> list[list[Part]]:
-        return [[Part(0, "a", 0, count, count)] for count in counts]
-
-    assert list(portions([], 10)) == []
-    assert list(portions(asked(1, 2, 3), 10)) == [range(3)]
-    assert list(portions(asked(5, 5, 1, 30, 0, 10), 10)) == [range(2), range(2, 3), range(3, 4), range(4, 6)]

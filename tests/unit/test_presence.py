@@ -5,30 +5,26 @@ import json
 import pytest
 
 from hubbub.protocol.conversation import PRESENCE_TOPIC, presence_topic, user_slot
-from hubbub.protocol.internal import Attend, AttendAgain, TooMany
-from hubbub.protocol.limits import CROWD_SECONDS, LEASE_SECONDS, PRESENCE_GRACE, PRESENCE_NAMES_MAX
+from hubbub.protocol.internal import Attend, AttendAgain
+from hubbub.protocol.limits import LEASE_SECONDS, PRESENCE_GRACE, PRESENCE_NAMES_MAX
 from store.presence import Attendance
 
 AL = user_slot("al")
 # Others of the same slot.
 NAMES = [name for name in (f"u{i}" for i in range(20_000)) if user_slot(name) == AL]
 B, C, D = NAMES[:3]
-MOST = 5
 
 
 class Clock:
     """An owner's attendance, ticked ten times a second."""
 
     def __init__(self) -> None:
-        self.attendance = Attendance(MOST)
+        self.attendance = Attendance()
         self.now = 100.0
         self.attendance.tick(self.now)
 
-    def report(self, version, joined=(), left=(), *, full=False, shard="s0"):
-        return self.count(version, {**dict.fromkeys(joined, 1), **dict.fromkeys(left, 0)}, full=full, shard=shard)
-
-    def count(self, version, sessions, *, full=False, shard="s0"):
-        return self.attendance.attend(shard.encode(), Attend(shard, AL, version, sessions, full), self.now)
+    def report(self, version, joined=(), left=(), *, full=False, shard="s0", slot=AL):
+        return self.attendance.attend(Attend(shard, slot, version, list(joined), list(left), full), self.now)
 
     def later(self, seconds: float, *, renew: dict[str, int] | None = None) -> list[dict[str, str]]:
         """The news of single users in that time; *renew*: shards that renew their lease, with their versions."""
@@ -192,47 +188,3 @@ def test_everybody_s_news_come_once_a_second(clock):
         clock.now += 0.1
         found += [one for one in clock.attendance.tick(clock.now) if one.topic == PRESENCE_TOPIC]
     assert [json.loads(one.payload) for one in found] == [{"type": "presence", "users": {}, "more": True}]
-
-
-def test_a_user_s_sessions_are_counted_over_all_shards(clock):
-    clock.count(1, {"al": MOST - 1, B: MOST})
-    clock.count(1, {"al": 3}, shard="s1")
-    assert clock.attendance.crowds(clock.now) == []
-    clock.later(CROWD_SECONDS - 0.2, renew={"s0": 1, "s1": 1})
-    assert clock.attendance.crowds(clock.now) == []
-    clock.later(0.3, renew={"s0": 1, "s1": 1})
-    assert clock.attendance.crowds(clock.now) == [(b"s0", TooMany("al", 2))]
-    assert clock.attendance.crowds(clock.now) == [], "said once, and again only if it does not help"
-    clock.count(2, {"al": MOST - 3})
-    clock.later(2 * CROWD_SECONDS, renew={"s0": 2, "s1": 1})
-    assert clock.attendance.crowds(clock.now) == []
-
-
-def test_a_crowd_larger_than_any_shard_s_part_is_thinned_out_on_several(clock):
-    clock.count(1, {"al": 6})
-    clock.count(1, {"al": 9}, shard="s1")
-    clock.later(CROWD_SECONDS + 0.2, renew={"s0": 1, "s1": 1})
-    assert clock.attendance.crowds(clock.now) == [(b"s1", TooMany("al", 9)), (b"s0", TooMany("al", 1))]
-    clock.later(CROWD_SECONDS + 0.2, renew={"s0": 1, "s1": 1})
-    assert len(clock.attendance.crowds(clock.now)) == 2, "it did not help, or the word was lost"
-
-
-def test_users_of_a_shard_that_died_come_back_elsewhere_and_are_no_crowd(clock):
-    clock.count(1, {"al": MOST})
-    clock.count(1, {B: 1}, shard="s1")
-    clock.later(1.0, renew={"s0": 1, "s1": 1})
-    clock.count(2, {"al": MOST}, shard="s1")
-    for _ in range(round(10 * LEASE_SECONDS) + 20):
-        clock.later(0.1, renew={"s1": 2})
-        assert clock.attendance.crowds(clock.now) == []
-
-
-def test_a_lost_slot_forgets_its_crowds(clock):
-    clock.count(1, {"al": MOST + 1})
-    clock.attendance.lose([AL])
-    clock.later(CROWD_SECONDS + 1)
-    assert clock.attendance.crowds(clock.now) == []
-    assert clock.count(7, {"al": 1}, full=True) is None
-    clock.count(8, {"al": MOST})
-    clock.later(CROWD_SECONDS + 1, renew={"s0": 8})
-    assert clock.attendance.crowds(clock.now) == []

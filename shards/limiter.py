@@ -1,4 +1,4 @@
-"""Token buckets by name, as many as are in use and never more than a bound. Pure."""
+"""Token buckets by name, for what has no session: as many as are in use, and never more than a bound."""
 
 from collections import OrderedDict
 
@@ -25,21 +25,18 @@ class Buckets:
 
     def take(self, name: str, now: float) -> float:
         """Take a token if there is one; else the seconds until there is."""
-        if not self._rate:
-            return 0.0
-        tokens = self._tokens(name, now)
-        if tokens < 1.0:
-            return (1.0 - tokens) / self._rate
-        self._buckets[name] = (tokens - 1.0, now)
-        self._buckets.move_to_end(name)
-        if len(self._buckets) > BUCKETS_MAX:
-            self._buckets.popitem(last=False)
-        return 0.0
+        wait = self.wait(name, now)
+        if not wait and self._rate:
+            self._buckets[name] = (self._tokens(name, now) - 1.0, now)
+            self._buckets.move_to_end(name)
+            if len(self._buckets) > BUCKETS_MAX:
+                self._buckets.popitem(last=False)
+        return wait
 
     def forgive(self, name: str) -> None:
         """A full bucket again."""
         self._buckets.pop(name, None)
 
     def _tokens(self, name: str, now: float) -> float:
-        bucket = self._buckets.get(name)
-        return self._burst if bucket is None else min(self._burst, bucket[0] + (now - bucket[1]) * self._rate)
+        tokens, at = self._buckets.get(name, (self._burst, now))
+        return min(self._burst, tokens + (now - at) * self._rate)

@@ -1,1 +1,0 @@
-"""Backups: `archive` is the file, `tables` the database's side, `making` and `restoring` the two commands."""
