@@ -29,6 +29,16 @@ PAYLOADS = [
 ]
 
 
+# Whether this device keeps messages of a conversation: `[database, conversation]`.
+KEPT = """([name, conversation]) => new Promise((resolve) => {
+  const opened = indexedDB.open(name);
+  opened.onsuccess = () => {
+    const got = opened.result.transaction("conversations").objectStore("conversations").get(conversation);
+    got.onsuccess = () => { opened.result.close(); resolve(Boolean(got.result?.messages?.length)); };
+  };
+})"""
+
+
 def watch_policy(page: Page) -> None:
     """Count breaches of the content security policy, from the first script on."""
     page.add_init_script(
@@ -105,6 +115,7 @@ def test_written_offline_reloaded_and_sent_once(server: "Server", people: "Peopl
     off.wait_for_function("navigator.serviceWorker.controller !== null")
     off.reload()  # now every file came by way of the worker
     expect(bubble(off, "while there is a network")).to_be_visible()
+    off.wait_for_function(KEPT, arg=["hubbub:off-ann", "direct:off-ann:off-ben"])
     off.context.set_offline(True)
     say(off, "written without one")
     expect(bubble(off, "written without one")).to_have_attribute("data-state", "sending")
