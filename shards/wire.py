@@ -13,6 +13,11 @@ from tornado.iostream import IOStream
 
 # One read's buffer: allocated for each read and cut to size, so not larger than what a client usually has to say.
 READ_SIZE = 16 * 1024
+# What the kernel may keep of what it has not sent yet; megabytes of a client that reads nothing would else pass for
+# read, and its next page fetched, and of thousands it would be gigabytes. What is under way to a client that reads
+# quickly does not count.
+KERNEL_UNSENT = 128 * 1024
+_UNSENT_OPTION: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and, by Python's version, macOS
 # struct linger {on, 0 s}: close() then drops what the kernel still holds and resets the connection.
 _RESET = struct.pack("ii", 1, 0)
 
@@ -40,6 +45,8 @@ class Wire:
         self._on_data, self._on_lost = on_data, on_lost
         if self._socket is not None:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if _UNSENT_OPTION is not None:
+                self._socket.setsockopt(socket.IPPROTO_TCP, _UNSENT_OPTION, KERNEL_UNSENT)
             self._loop.add_reader(self._socket, self._readable)
 
     def send(self, data: bytes) -> int:

@@ -6,13 +6,16 @@ import struct
 
 import uvloop
 
-from shards.wire import Wire
+from shards.wire import KERNEL_UNSENT, Wire
 
 
-def pair() -> tuple[socket.socket, socket.socket]:
-    """Both ends of a TCP connection: a socket pair knows no reset."""
+def pair(*, receive_buffer: int | None = None) -> tuple[socket.socket, socket.socket]:
+    """Both ends of a TCP connection: a socket pair knows no reset. *receive_buffer*: the peer's, in bytes."""
+    theirs = socket.socket()
+    if receive_buffer is not None:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        theirs = socket.create_connection(server.getsockname())
+        theirs.connect(server.getsockname())
         ours, _ = server.accept()
     ours.setblocking(False)
     return ours, theirs
@@ -49,3 +52,26 @@ def test_a_peer_that_speaks_and_resets():
     assert len(lost) == 1
     assert isinstance(lost[0], ConnectionError)
     assert faults == []
+
+
+async def taken_of_one_who_reads_nothing() -> int:
+    """Bytes that the kernel has taken once it takes no more."""
+    ours, theirs = pair(receive_buffer=4096)
+    wire = Wire(ours)
+    wire.start(lambda data: None, lambda error: None)
+    taken, idle = 0, 0
+    while idle < 20:
+        now = wire.send(b"x" * 4096)
+        taken += now
+        idle = 0 if now else idle + 1
+        await asyncio.sleep(0 if now else 0.005)  # the window may open a little further
+    wire.close(reset=True)
+    theirs.close()
+    await asyncio.sleep(0.01)
+    return taken
+
+
+def test_the_kernel_keeps_little_for_who_reads_nothing():
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        taken = runner.run(taken_of_one_who_reads_nothing())
+    assert 0 < taken < 3 * KERNEL_UNSENT
