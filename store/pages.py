@@ -27,13 +27,17 @@ class Conversation(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """Events to read: `count` of ``(after, upto]``. One row of the JSON parameter of the event queries."""
+    """Events to read: `count` of ``(after, upto]``, and no more than one that does not fit into `bytes`.
+
+    One row of the JSON parameter of the event queries.
+    """
 
     i: int
     conversation: str
     after: int
     upto: int
     count: int
+    bytes: int = PAGE_BYTES
 
 
 def plan_sync(have: dict[str, int], conversations: list[Conversation], first: int) -> list[Part]:
@@ -159,12 +163,14 @@ def plan_history(request: ReadHistory, last_seq: int) -> tuple[Part, bool]:
 
 
 def history_page(request: ReadHistory, part: Part, forward: bool, rows: list[Row]) -> HistoryRows:
-    """The answer to a page of history."""
-    more = len(rows) > request.limit
+    """The answer to a page of history, bounded in bytes too."""
     if forward:
-        events = rows[: request.limit]
-        start, end = part.after, events[-1].seq if more else part.upto
+        payloads, _ = _fit(rows[: request.limit], PAGE_BYTES, first=True)
+        more = len(rows) > len(payloads)
+        start, end = part.after, rows[len(payloads) - 1].seq if more else part.upto
     else:
-        events = rows[-request.limit :]
-        start, end = events[0].seq - 1 if more else part.after, part.upto
-    return HistoryRows(request.no, start, end, more, [payload_of_row(row) for row in events])
+        payloads, _ = _fit(reversed(rows[-request.limit :]), PAGE_BYTES, first=True)
+        payloads.reverse()
+        more = len(rows) > len(payloads)
+        start, end = rows[-len(payloads)].seq - 1 if more else part.after, part.upto
+    return HistoryRows(request.no, start, end, more, payloads)

@@ -23,7 +23,7 @@ MENTIONS_MAX = 50
 PAGE_EVENTS = 2_000
 # And their bytes as JSON: typical chat is 300 bytes an event, the longest messages fifty times that. What many who
 # come back at once are given passes through the broker and waits in the shards.
-PAGE_BYTES = 512 * 1024
+PAGE_BYTES = 256 * 1024
 # A typing notice is forgotten by the other side after this long.
 TYPING_SECONDS = 6.0
 

@@ -143,29 +143,45 @@ left join cursors o
 order by r.i, last.seq is null, c.conversation;
 
 -- name: newest_events
--- For each part: the newest `count` events of (after, to], oldest first.
-select r.i, e.*
-from json_to_recordset($1::json) as r (i int, conversation text, after bigint, upto bigint, count int)
+-- For each part: the newest `count` events of (after, to], oldest first. Of large ones only as many as have `bytes` of
+-- content and one more, which tells that there is more; of enormous ones at least two for the same reason.
+select r.i, e.id, e.conversation, e.seq, e.ordinal, e.sender, e.recipient, e.content, e.client_key, e.extra, e.at
+from json_to_recordset($1::json) as r (
+    i int, conversation text, after bigint, upto bigint, count int, bytes bigint
+)
 cross join lateral (
-    select m.id, m.conversation, m.seq, m.ordinal, m.sender, m.recipient, m.content, m.client_key, m.extra,
-           (extract(epoch from m.timestamp) * 1000)::bigint as at
-    from messages m
-    where m.conversation = r.conversation and m.seq > r.after and m.seq <= r.upto
-    order by m.seq desc limit r.count
+    select m.*, (extract(epoch from m.timestamp) * 1000)::bigint as at,
+           sum(octet_length(m.content)) over reading - octet_length(m.content) as before,
+           row_number() over reading as place
+    from (
+        select m.* from messages m
+        where m.conversation = r.conversation and m.seq > r.after and m.seq <= r.upto
+        order by m.seq desc limit r.count
+    ) m
+    window reading as (order by m.seq desc)
 ) e
+where e.before <= r.bytes or e.place <= 2
 order by r.i, e.seq;
 
 -- name: oldest_events
--- For each part: the oldest `count` events of (after, to], oldest first.
-select r.i, e.*
-from json_to_recordset($1::json) as r (i int, conversation text, after bigint, upto bigint, count int)
+-- For each part: the oldest `count` events of (after, to], oldest first. Of large ones only as many as have `bytes` of
+-- content and one more, which tells that there is more; of enormous ones at least two for the same reason.
+select r.i, e.id, e.conversation, e.seq, e.ordinal, e.sender, e.recipient, e.content, e.client_key, e.extra, e.at
+from json_to_recordset($1::json) as r (
+    i int, conversation text, after bigint, upto bigint, count int, bytes bigint
+)
 cross join lateral (
-    select m.id, m.conversation, m.seq, m.ordinal, m.sender, m.recipient, m.content, m.client_key, m.extra,
-           (extract(epoch from m.timestamp) * 1000)::bigint as at
-    from messages m
-    where m.conversation = r.conversation and m.seq > r.after and m.seq <= r.upto
-    order by m.seq limit r.count
+    select m.*, (extract(epoch from m.timestamp) * 1000)::bigint as at,
+           sum(octet_length(m.content)) over reading - octet_length(m.content) as before,
+           row_number() over reading as place
+    from (
+        select m.* from messages m
+        where m.conversation = r.conversation and m.seq > r.after and m.seq <= r.upto
+        order by m.seq limit r.count
+    ) m
+    window reading as (order by m.seq)
 ) e
+where e.before <= r.bytes or e.place <= 2
 order by r.i, e.seq;
 
 -- name: last_seq

@@ -395,6 +395,21 @@ async def test_the_newest_and_the_oldest_events(conn, table):
     ]
 
 
+async def test_of_large_events_no_more_is_read_than_shows_that_there_is_more(conn, table):
+    await append(conn, [row(i, content="€" * 10) for i in range(6)])  # thirty bytes each
+
+    async def seqs(method, *, count: int, size: int) -> list[int]:
+        return [one.seq for one in (await method([Part(0, LOBBY, 0, 9, count, size)])).get(0, [])]
+
+    assert await seqs(table.newest, count=6, size=180) == [1, 2, 3, 4, 5, 6]
+    assert await seqs(table.newest, count=6, size=89) == [4, 5, 6]
+    assert await seqs(table.newest, count=6, size=90) == [3, 4, 5, 6]
+    assert await seqs(table.oldest, count=6, size=89) == [1, 2, 3]
+    assert await seqs(table.oldest, count=3, size=500) == [1, 2, 3]
+    assert await seqs(table.newest, count=6, size=1) == [5, 6]
+    assert await seqs(table.oldest, count=1, size=1) == [1]
+
+
 async def test_what_is_read_back_is_what_was_said(conn, scribe, table):
     one = send(7, "bob", "al", "ü\n€", key="my key, my own key", reply_to=0, mentions=("al", "李雷"))
     (stored,) = await scribe.write(one)

@@ -251,6 +251,24 @@ def test_a_backlog_of_large_messages_comes_in_pages_without_a_hole():
     assert 3 < pages < 8
 
 
+def test_history_of_large_messages_comes_in_pages_from_either_end():
+    every = large("a", range(1, 101), 16_000)
+    reached, pages = 0, 0
+    while reached < 100:
+        read = ReadHistory(1, "a", None, reached, HISTORY_MAX)
+        page = history_page(read, *plan_history(read, 100), every[reached:])
+        assert (page.from_, page.to) == (reached, reached + len(page.events))
+        assert page.more == (page.to < 100)
+        reached, pages = page.to, pages + 1
+    assert pages == 4
+    read = ReadHistory(1, "a", 101, None, HISTORY_MAX)
+    page = history_page(read, *plan_history(read, 100), every)
+    assert (page.from_, page.to, page.more) == (100 - len(page.events), 100, True)
+    assert b'"seq":100' in page.events[-1]
+    enormous = large("a", (1, 2), PAGE_BYTES)
+    assert history_page(read, *plan_history(read, 2), enormous).from_ == 1
+
+
 def test_large_answers_go_one_after_the_other():
     def asked(*counts: int) -> list[list[Part]]:
         return [[Part(0, "a", 0, count, count)] for count in counts]
