@@ -25,7 +25,7 @@ HANDSHAKE_TIMEOUT = 15.0
 # In place of the time of a message that had to wait for its sender's next connection: it measures no server.
 INTERRUPTED = 0.0
 # Until a welcome says better.
-_BACKOFF = messages.ReconnectTimes(min_ms=200, max_ms=10_000)
+BACKOFF = messages.ReconnectTimes(min_ms=200, max_ms=10_000)
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: closing sends RST and leaves no TIME_WAIT behind
 _ERROR = b'{"type":"error"'
 _GOODBYE = b'{"type":"goodbye"'
@@ -74,7 +74,7 @@ class Device(picows.WSListener):
         self._ends: dict[str, int] = {}
         self._transport: picows.WSTransport | None = None
         self._gone: asyncio.Future[None] | None = None
-        self._backoff = _BACKOFF
+        self._backoff = BACKOFF
         self._attempts = 0
         self._away: float | None = None
         self._began: float | None = None
@@ -151,9 +151,7 @@ class Device(picows.WSListener):
             return away
         if self.eager and self._attempts == 1:
             return 0.0
-        low, high = self._backoff.min_ms, self._backoff.max_ms
-        bound = min(high, low << min(self._attempts, 30))
-        return (low + self._rng.random() * (bound - low)) / 1000
+        return backoff(self._backoff, self._attempts, self._rng)
 
     # --- the connection -----------------------------------------------------------------------------
 
@@ -246,6 +244,12 @@ class Device(picows.WSListener):
             for command in core.out:
                 self._transport.send(picows.WSMsgType.TEXT, command)
         core.out.clear()
+
+
+def backoff(times: messages.ReconnectTimes, attempt: int, rng: random.Random) -> float:
+    """Seconds before the next attempt, by full jitter within bounds that double with each."""
+    bound = min(times.max_ms, times.min_ms << min(attempt, 30))
+    return (times.min_ms + rng.random() * (bound - times.min_ms)) / 1000
 
 
 def _code(frame: picows.WSFrame) -> int:

@@ -1,10 +1,12 @@
 """*slow*: a hundred clients of a busy lobby never read a byte, and come back whenever they are thrown out."""
 
 import asyncio
+import random
 import socket
 from contextlib import suppress
 
 from bench.profiles.crowd import Traffic
+from bench.profiles.device import BACKOFF, backoff
 from bench.profiles.outcome import Outcome, milliseconds
 from bench.profiles.scene import Scene
 from bench.server import Server
@@ -30,12 +32,17 @@ async def run(scene: Scene) -> Outcome:
         await asyncio.sleep(scene.seconds)
         before = _shards(act.observer.rss_mib)
         act.observer.rss_peak_mib.clear()
-        stalled = [Stalled(scene.server, f"{crowd.run}s{i}") for i in range(10 if scene.tiny else STALLED)]
+        stalled = [Stalled(scene.server, f"{crowd.run}s{i}", act.rng) for i in range(10 if scene.tiny else STALLED)]
         tasks = [asyncio.create_task(one.run()) for one in stalled]
         busy: list[float] = []
-        crowd.time(busy)
+        by_second: list[int] = []
         scene.say(f"{len(stalled)} stalled clients join, {2 * scene.seconds:g} s")
-        await asyncio.sleep(2 * scene.seconds)
+        for _ in range(round(2 * scene.seconds)):
+            second: list[float] = []
+            crowd.time(second)
+            await asyncio.sleep(1.0)
+            busy += second
+            by_second.append(round(milliseconds(second or busy, 990)))
         crowd.time(None)
         growth = _shards(act.observer.rss_peak_mib) - before
         for task in tasks:
@@ -55,18 +62,23 @@ async def run(scene: Scene) -> Outcome:
             },
             {"p99 ratio": 2.0, "shards grew MiB": 100.0},
         )
+        found.series["beside stalled p99 ms by second"] = by_second
         if not scene.tiny and not found.figures["thrown out"]:
             found.problems["no stalled client was thrown out"] = 1
         return found
 
 
 class Stalled:
-    """A client that shakes hands and then reads nothing; `ended`: how often the server gave it up."""
+    """A client that shakes hands and then reads nothing; `ended`: how often the server gave it up.
 
-    def __init__(self, server: Server, username: str) -> None:
+    It backs off as every client shall, and since it never hears that it is synced, ever longer.
+    """
+
+    def __init__(self, server: Server, username: str, rng: random.Random) -> None:
         self.ended = 0
         self._server = server
         self._username = username
+        self._rng = rng
 
     async def run(self) -> None:
         """Stall, for ever."""
@@ -74,7 +86,7 @@ class Stalled:
             with suppress(OSError), socket.socket() as plain:
                 await self._stall(plain)
                 self.ended += 1
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(backoff(BACKOFF, self.ended + 1, self._rng))
 
     async def _stall(self, plain: socket.socket) -> None:
         server = self._server
