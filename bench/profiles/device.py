@@ -135,6 +135,9 @@ class Device(picows.WSListener):
                     self._url,
                     extra_headers={"Sec-WebSocket-Protocol": "hubbub.v1"},
                     websocket_handshake_timeout=HANDSHAKE_TIMEOUT,
+                    # Its transports watch descriptors as the shards do, and uvloop then never tells of a reset right
+                    # behind data: a client would go on believing in a shard that was killed.
+                    use_aiofastnet=False,
                 )
                 await self._gone
             except (OSError, TimeoutError, picows.WSError) as exc:
