@@ -108,7 +108,8 @@ def test_the_time_of_a_refusal_tells_nothing(narrow: System) -> None:
     for i in range(4):
         body = {"username": f"time-ann-{i}", "password": "correct horse battery"}
         assert narrow.post("/api/register", body).status == 201
-    known, unknown = [], []
+    known: list[float] = []
+    unknown: list[float] = []
     for i in range(32):
         for name, times in ((f"time-ann-{i % 4}", known), (f"time-nobody-{i % 4}", unknown)):
             begun = time.perf_counter()

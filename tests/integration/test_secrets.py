@@ -50,7 +50,7 @@ async def test_no_secret_is_written_anywhere(talkative: System) -> None:
         answers.append(server.post("/api/token", {"refresh_token": token}))
         for options in ({"token": token}, {"protocols": ["hubbub.v1", f"bearer.{token}"]}):
             with pytest.raises(InvalidStatus) as refused:
-                await Connection.open(server.ws, **options)  # type: ignore[arg-type]
+                await Connection.open(server.ws, **options)
             assert token.encode() not in (refused.value.response.body or b"")
     async with connection(server.ws, token=third.json["token"]) as ann:
         await ann.say("a-Secret-message", "sec-ben")
