@@ -392,7 +392,7 @@ class PostgresSettings(_Process, frozen=True, kw_only=True):
 _LIMIT_MEANINGS = {
     "content_bytes": "Bytes of UTF-8 in a message's text",
     "frame_bytes": "Bytes of a whole command",
-    "rate": "Commands a second for a session, sustained; 0 is unlimited",
+    "rate": "Commands a second for a session, sustained; 0 is unlimited, and lifts limit_user_rate too",
     "burst": "Commands a session may send at once",
     "user_rate": "Messages a second of one user over all shards, or 1/50 as many searches; 0 is unlimited",
     "user_burst": "Messages that one user may send at once",

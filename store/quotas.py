@@ -16,16 +16,16 @@ _BY_ADDRESS = (2.0, 100.0)
 _REGISTRATIONS = (1 / 10, 20.0)  # for an address
 # A search is a tenth of a second's work, and syncs wait behind it: for so many messages a user has one.
 _MESSAGES_FOR_A_SEARCH = 50
-_AT_ONCE = 20
 
 
 class Quotas:
     """Counts requests; `refusal` says which one is too many."""
 
     def __init__(self, limits: Limits) -> None:
-        self._user_rate = limits.user_rate
-        self._sends = Buckets(limits.user_rate, limits.user_burst)
-        self._searches = Buckets(limits.user_rate / _MESSAGES_FOR_A_SEARCH, limits.user_burst / _AT_ONCE)
+        # Who lifts the limit of a session does not want the user's in its place.
+        self._user_rate = limits.user_rate if limits.rate else 0.0
+        self._sends = Buckets(self._user_rate, limits.user_burst)
+        self._searches = Buckets(self._user_rate / _MESSAGES_FOR_A_SEARCH, limits.user_burst / _MESSAGES_FOR_A_SEARCH)
         self._by_name = Buckets(*_BY_NAME)
         self._by_address = Buckets(*_BY_ADDRESS)
         self._registrations = Buckets(*_REGISTRATIONS)

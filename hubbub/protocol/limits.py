@@ -52,7 +52,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     rate: float = 50.0  # commands a second for a session, sustained: far above typing speed
     burst: int = 200  # and at once: a client that comes back with its unsent messages
     user_rate: float = 100.0  # messages a second of a user, over all sessions and shards: two eager sessions
-    user_burst: int = 400  # and at once
+    user_burst: int = 1_000  # and at once: five sessions that come back with their unsent messages
     in_flight: int = 64  # sends of a session that wait for their acknowledgement
     outbox_bytes: int = 1024 * 1024  # unsent bytes at which a session that does not read is closed
     held_bytes: int = 4 * 1024 * 1024  # live events held while a session's backlog is read

@@ -11,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 from tests.integration.client import Connection, connection, open_on, shard_of
 from tests.integration.system import System, running
 
-SESSIONS, BURST = 4, 40
+SESSIONS, BURST = 4, 100
 
 
 @pytest.fixture(scope="module")

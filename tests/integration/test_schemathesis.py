@@ -25,7 +25,7 @@ EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "12"))
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One where accounts are open and nothing is limited by rate: the requests come from one name."""
-    env = {"HUBBUB_ACCOUNTS": "open", "HUBBUB_LIMIT_RATE": "0", "HUBBUB_LIMIT_USER_RATE": "0"}
+    env = {"HUBBUB_ACCOUNTS": "open", "HUBBUB_LIMIT_RATE": "0"}
     with running(tmp_path_factory.mktemp("schemathesis"), env=env) as system:
         yield system
 

@@ -186,7 +186,6 @@ class History:
         self.ledger = Ledger(self.database)
         self.limits = Limits(
             rate=0.0,
-            user_rate=0.0,
             store_queue=config["queue"],
             batch=config["batch"],
             held_bytes=config["held_bytes"],

@@ -67,7 +67,8 @@ def test_a_user_s_messages_are_counted_whichever_shard_they_come_from():
 
 
 def test_a_user_rate_of_0_is_no_limit():
-    assert Counted(user_rate=0.0).passed(send) == 1000
+    assert Counted(user_rate=0.0, user_burst=5).passed(send) == 1000
+    assert Counted(rate=0.0, user_burst=5).passed(send) == 1000, "lifted with the limit of a session"
 
 
 def test_searches_are_counted():
