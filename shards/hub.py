@@ -7,6 +7,7 @@ call of `flush` ends each tick of the loop.
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -99,7 +100,9 @@ class Hub:
         self._rng = rng
         self._bus: Bus | None = None
         self._steps = steps
-        self._take_in = self._apply if steps is None else self._apply_and_tell
+        self._take_in: Callable[[list[str], LogEvent], object] = (
+            self._apply if steps is None else partial(self._apply_and_tell, steps)
+        )
         self._signals: list[Signal] = []
         self._ids = 0
         self._wheel: list[dict[Session, None]] = [{} for _ in range(PING_EVERY)]
@@ -412,14 +415,13 @@ class Hub:
         refusal = Refusal(ErrorCode.RATE_LIMITED, text, retry_after_ms=wait_ms)
         self.outbox.refuse(session, refusal, messages.command_id(data), "no")
 
-    def _apply_and_tell(self, topics: list[str], event: LogEvent) -> bool:
-        if self._steps is None or not event.origin:
-            return self._apply(topics, event)
+    def _apply_and_tell(self, steps: Steps, topics: list[str], event: LogEvent) -> None:
         trace = trace_of(event.origin, event.no)
-        self._steps("applying", trace)
+        if event.origin:  # what was read from the table has none
+            steps("applying", trace)
         own = self._apply(topics, event)
-        self._steps("acknowledged" if own else "delivered", trace)
-        return own
+        if event.origin:
+            steps("acknowledged" if own else "delivered", trace)
 
     def _apply(self, topics: list[str], event: LogEvent) -> bool:
         """Write an event to whom it concerns; whether it answered a send of this shard."""

@@ -55,6 +55,9 @@ function paintSoon() {
 
 // --- coming and going -------------------------------------------------------------------------------
 
+// A reload at once must not lose what the storage was about to write.
+addEventListener("pagehide", () => storage?.flush());
+
 export async function start() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   // Out of the address bar and the history, where it could be read over a shoulder or copied along.

@@ -40,7 +40,6 @@ export class Storage {
       storage.database = null;
     }
     storage.pending.sort((a, b) => a.at - b.at);
-    addEventListener("pagehide", () => storage.flush());
     return storage;
   }
 
