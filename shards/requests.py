@@ -18,6 +18,8 @@ Answer = Callable[[Reply], None]
 Outcome = LogEvent | Known | Refused
 Key = tuple[str, str, str]  # (conversation, sender, client key)
 
+# The loop's clock (uvloop's) moves in whole milliseconds, so a difference may be so much too large.
+CLOCK_STEP = 0.001
 _STAGES = (*RESEND_AFTER, GIVE_UP_AFTER)
 
 
@@ -84,9 +86,9 @@ class Requests:
         return pending is not None and type(pending.request) is Send and pending.request.resent
 
     def age(self, no: int, now: float) -> float:
-        """The seconds since request *no* was made, 0 if it is answered."""
+        """The seconds since request *no* was made, rather too few than too many; 0 if it is answered."""
         pending = self._by_no.get(no)
-        return 0.0 if pending is None else now - pending.begun
+        return 0.0 if pending is None else max(0.0, now - pending.begun - CLOCK_STEP)
 
     def answered(self, no: int) -> Pending | None:
         """The reply to request *no*, or the event of that send, has come; ``None`` if not the first."""

@@ -4,7 +4,7 @@ import pytest
 
 from hubbub.protocol.internal import ReadHistory, Refused
 from hubbub.protocol.limits import GIVE_UP_AFTER, RESEND_AFTER
-from shards.requests import Requests
+from shards.requests import CLOCK_STEP, Requests
 from tests.builders import send
 
 
@@ -124,3 +124,12 @@ def test_after_a_stop_everything_comes_to_its_end(requests):
     out(requests)
     assert len(requests.tick(60.0)) == 1
     assert len(requests) == 0
+
+
+def test_an_age_is_never_too_many_seconds(requests):
+    """A span must not begin before its message was sent, and the clock moves in milliseconds."""
+    ask(requests, now=5.0)
+    assert requests.age(1, 5.0) == requests.age(1, 5.0 + CLOCK_STEP / 2) == 0.0
+    assert requests.age(1, 5.5) == pytest.approx(0.5 - CLOCK_STEP)
+    requests.answered(1)
+    assert requests.age(1, 6.0) == 0.0
